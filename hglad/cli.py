@@ -1,0 +1,220 @@
+"""The `hglad` command: arguments in, one call of the library, one line per error."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from hglad import __version__
+from hglad.errors import HgladError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 for bad input or a run that cannot go on, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.function(options)
+    except HgladError as error:
+        if options.debug:
+            raise
+        print(f"hglad: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("hglad: interrupted; the same command goes on from the last saved state", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hglad", description="Dataset distillation through a generator's layers.")
+    parser.add_argument("--version", action="version", version=f"hglad {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_run, _add_distill, _add_evaluate, _add_notebooks, _add_book, _add_compare, _add_prior, _add_data):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_run(commands) -> None:
+    parser = _command(commands, "run", _run, "compute what is missing of a profile's runs")
+    parser.add_argument("config", help="profile, such as configs/digits.yaml")
+    parser.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
+    parser.add_argument("--only", metavar="NAME", help="one experiment: " + ", ".join(EXPERIMENT_NAMES))
+    parser.add_argument("--cores", type=int, help="runs at the same time (default: all processors)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+EXPERIMENT_NAMES = ("glad_baseline", "hierarchical_search", "metric_ablation", "cross_architecture")
+
+
+def _run(options) -> None:
+    from hglad.experiments import plan, run_all
+    from hglad.profile import read_profile
+    from hglad.results import Store
+
+    profile = read_profile(options.config)
+    store = Store.of_profile(profile.profile, options.results)
+    run_all(plan(profile, options.only), profile, store, options.cores, options.device)
+
+
+def _add_distill(commands) -> None:
+    parser = _command(commands, "distill", _distill, "distil one set")
+    parser.add_argument("config", help="profile, such as configs/digits.yaml")
+    parser.add_argument("--objective", default="dm", help="matching objective (default: dm)")
+    parser.add_argument("--search", default="hierarchical", help="pixels, single or hierarchical (the default)")
+    parser.add_argument("--prior", help="generator (default: the profile's)")
+    parser.add_argument("--ipc", type=int, default=1, help="images per class (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def _distill(options) -> None:
+    from dataclasses import replace
+
+    from hglad.distill import DistillationSettings, distill
+    from hglad.profile import read_profile
+
+    profile = read_profile(options.config)
+    profile = replace(profile, prior=options.prior or profile.prior)
+    settings = DistillationSettings.of(profile, options.objective, options.search, options.ipc, options.seed)
+    distilled = distill(settings, out=options.out, device=options.device)
+    print(f"{len(distilled.images)} images in {options.out}, distance {distilled.card['distance']:.4g}")
+
+
+def _add_evaluate(commands) -> None:
+    parser = _command(commands, "evaluate", _evaluate, "train networks on a distilled set, test them on real images")
+    parser.add_argument("folder", help="folder of a distilled set")
+    parser.add_argument("--data", required=True, metavar="NAME", help="data set (hglad data list)")
+    parser.add_argument("--root", help="folder of the images where the data set needs one")
+    parser.add_argument("--networks", default="convnet", help="names, separated by commas (default: convnet)")
+    parser.add_argument("--repeats", type=int, default=5, help="networks of each architecture (default: 5)")
+    parser.add_argument("--epochs", type=int, default=1000, help="epochs of GLaD's protocol (default: 1000)")
+    parser.add_argument("--augmentation", default=None, help="strategies joined by _ (default: GLaD's six)")
+    parser.add_argument("--json", metavar="FILE", help="write the result rows there")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def _evaluate(options) -> None:
+    from dataclasses import replace
+
+    from hglad.data import load_data
+    from hglad.distilled import DistilledSet
+    from hglad.evaluate import evaluate
+    from hglad.storage import write_json
+    from hglad.training import GLAD_PROTOCOL
+
+    distilled = DistilledSet.load(options.folder)
+    size = distilled.images.shape[-1]
+    data = load_data(options.data, options.root, size, device=options.device)
+    protocol = replace(GLAD_PROTOCOL, epochs=options.epochs)
+    if options.augmentation is not None:
+        protocol = replace(protocol, augmentation=options.augmentation)
+    networks = {name: {"name": name} for name in options.networks.split(",")}
+    frame = evaluate(distilled, data, networks, options.repeats, protocol)
+    table = frame.groupby("network", sort=False)["accuracy"].agg(["mean", "std", "count"])
+    print(table.round(2).to_string())
+    if options.json:
+        write_json(options.json, frame.to_dict("records"))
+
+
+def _add_notebooks(commands) -> None:
+    parser = _command(commands, "notebooks", _notebooks, "execute the notebooks of a profile with papermill")
+    parser.add_argument("config", help="profile, such as configs/digits.yaml")
+    parser.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
+    parser.add_argument("--out", required=True, help="folder for the executed notebooks")
+
+
+def _notebooks(options) -> None:
+    from hglad.notebooks import execute_all
+
+    execute_all(options.config, options.results, options.out)
+
+
+def _add_book(commands) -> None:
+    parser = _command(commands, "book", _book, "build the book around executed notebooks")
+    parser.add_argument("--notebooks", help="folder of the executed notebooks (default: the committed ones)")
+    parser.add_argument("--profile", default="digits", help="profile that the notebooks show (default: digits)")
+    parser.add_argument("--out", default="_build", help="folder that gets html/ (default: _build)")
+
+
+def _book(options) -> None:
+    from hglad.book import build
+
+    print(f"book: {build(options.profile, options.notebooks, options.out)}")
+
+
+def _add_compare(commands) -> None:
+    parser = _command(commands, "compare", _compare, "hold recomputed results against committed ones")
+    parser.add_argument("recomputed", help="folder of the new results")
+    parser.add_argument("committed", help="folder of the results to compare with")
+
+
+def _compare(options) -> None:
+    from hglad.results import Store, compare, verdict
+
+    table = compare(Store(Path(options.recomputed)).rows(), Store(Path(options.committed)).rows())
+    print(table.to_string(index=False))
+    print(verdict(table))
+
+
+def _add_prior(commands) -> None:
+    parser = commands.add_parser("prior", help="train or sample a generator")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    train = _command(actions, "train", _prior_train, "train a generator on a data set; a stopped run goes on")
+    train.add_argument("config", help="settings, such as configs/priors/digits-16.yaml")
+    train.add_argument("--out", required=True, help="file to write (.safetensors, with a .json card)")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    sample = _command(actions, "sample", _prior_sample, "write a grid of samples as PNG")
+    sample.add_argument("name", help="generator in data/priors, or a path")
+    sample.add_argument("--out", required=True, help="PNG file to write")
+    sample.add_argument("--per-class", type=int, default=10, help="samples of each class (default: 10)")
+    sample.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+
+
+def _prior_train(options) -> None:
+    from hglad.priors.train import read_prior_settings, train_prior
+
+    card = train_prior(read_prior_settings(options.config), options.out, options.device)
+    print(json.dumps(card["quality"], indent=1))
+
+
+def _prior_sample(options) -> None:
+    from hglad.distilled import save_grid
+    from hglad.priors import load_prior
+    from hglad.priors.train import draw_samples
+
+    prior = load_prior(options.name)
+    images, _ = draw_samples(prior, options.per_class * prior.settings.c_dim, options.seed)
+    save_grid(images, options.per_class, options.out)
+
+
+def _add_data(commands) -> None:
+    parser = commands.add_parser("data", help="list the data sets or check one")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _command(actions, "list", _data_list, "names of the data sets")
+    check = _command(actions, "check", _data_check, "load a data set and describe it")
+    check.add_argument("name", help="name of the data set, or a folder of images")
+    check.add_argument("--root", help="folder of the images where the data set needs one")
+    check.add_argument("--resolution", type=int, help="height and width in pixels")
+    check.add_argument("--download", action="store_true", help="fetch it where torchvision can")
+
+
+def _data_list(options) -> None:
+    from hglad.data import available
+
+    for name, description in available():
+        print(f"{name:20} {description}")
+
+
+def _data_check(options) -> None:
+    from hglad.data import describe, load_data
+
+    data = load_data(options.name, options.root, options.resolution, download=options.download)
+    print(json.dumps(describe(data), indent=1))

@@ -1,0 +1,200 @@
+"""Distil one set: load what the settings name, run the search, keep the selected iterate."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from hglad import search
+from hglad.data import DataSet, load_data
+from hglad.distilled import DistilledSet, to_uint8
+from hglad.metrics import Metric, create_metric
+from hglad.networks import Classifier, create_network
+from hglad.objectives import create_objective
+from hglad.priors import PixelPrior, Prior, load_prior, prior_hash
+from hglad.profile import DataSettings, MetricSettings, Profile, SurrogateSettings
+from hglad.provenance import Stopwatch
+from hglad.search import Search, SearchSettings, SearchState, load_state, save_state
+from hglad.settings import fingerprint, to_dict
+from hglad.storage import read_metadata, read_tensors
+from hglad.training import train_classifier
+
+SAVE_EVERY = 30  # seconds between two saved states
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Resolved settings of one run."""
+
+    data: DataSettings
+    """Real images."""
+    prior: str
+    """Generator, or `pixels`."""
+    search: SearchSettings
+    """Optimisation of the latents."""
+    surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
+    """Network and batches of the matching objective."""
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    """Selection of the iterate."""
+    objective: str = "dm"
+    """Matching objective."""
+    kind: str = "hierarchical"
+    """Search: `pixels`, `single` or `hierarchical`."""
+    ipc: int = 1
+    """Images per class."""
+    seed: int = 0
+    """Seed of every draw of the run."""
+    keep_iterates: bool = False
+    """Keep the images of every measured iterate, for the study of the metric."""
+
+    @classmethod
+    def of(cls, profile: Profile, objective: str, kind: str, ipc: int, seed: int, **changes) -> Self:
+        """Settings of one run of a profile; `changes` replace fields, `layer` the split point of `single`."""
+        settings = profile.search
+        if "layer" in changes:
+            settings = replace(settings, layer=changes.pop("layer"))
+        prior = "pixels" if kind == "pixels" else profile.prior
+        return cls(
+            profile.data, prior, settings, profile.surrogate, profile.metric, objective, kind, ipc, seed, **changes
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Key of the result: settings, data, prior and versions of the algorithms."""
+        versions = {"search": search.VERSION, "objective": self.objective}
+        used = asdict(self)
+        if self.kind != "single":
+            used["search"].pop("layer")
+        used["metric"].pop("compared")
+        return fingerprint(used, data_hash(self.data), prior_hash(self.prior), versions)
+
+
+@lru_cache(maxsize=2)
+def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
+    """The data set of a profile, kept in memory."""
+    return load_data(data.name, data.root, data.resolution, device=device)
+
+
+def data_hash(data: DataSettings) -> str:
+    """Content hash of the training and test images."""
+    real = load_real(data)
+    return fingerprint(real.train.content_hash, real.test.content_hash)
+
+
+def train_metric_classifier(settings: MetricSettings, data: DataSet) -> Classifier:
+    """The classifier behind the selection metric, trained on the training images."""
+    real = data.train
+    rng = torch.Generator(real.images.device).manual_seed(settings.seed)
+    network = create_network(image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network)
+    network = network.to(real.images.device)
+    return train_classifier(network, real.images, real.labels, real.normalize, settings.training, rng)
+
+
+def distill(
+    settings: DistillationSettings,
+    out: Path | str | None = None,
+    device: str = "cpu",
+    classifier: Classifier | None = None,
+) -> DistilledSet:
+    """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
+
+    Args:
+        settings: resolved settings.
+        out: folder of the distilled set; its state is kept beside it while the run lasts.
+        device: where everything is computed.
+        classifier: classifier of the selection metric; trained when not given.
+
+    Raises:
+        HgladError: settings that do not fit the data or the prior, values that are not finite.
+    """
+    data = load_real(settings.data, device)
+    classifier = classifier or train_metric_classifier(settings.metric, data)
+    metric = create_metric(settings.metric.name, classifier, data.train)
+    run = _search(settings, data, metric, device)
+    state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
+    progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
+    for state in run.run(progress.load()):
+        progress.note(state)
+    card = {
+        "settings": to_dict(settings),
+        "stages": [asdict(stage) for stage in run.stages],
+        "distance": state.distance,
+        "best": {"stage": state.best[0], "step": state.best[1]},
+        "history": state.history,
+        "data_hash": data_hash(settings.data),
+        "prior_hash": prior_hash(settings.prior),
+        "provenance": progress.provenance(),
+    }
+    distilled = DistilledSet(state.images.cpu(), run.labels.cpu(), card, progress.iterates())
+    if out is not None:
+        distilled.save(out)
+        progress.clear()
+    return distilled
+
+
+def _search(settings: DistillationSettings, data: DataSet, metric: Metric, device: str) -> Search:
+    real, surrogate = data.train, settings.surrogate
+    classes = len(real.classes)
+    network = create_network(image_shape=real.image_shape, classes=classes, **surrogate.network).to(device)
+    objective = create_objective(
+        settings.objective,
+        network=network,
+        augmentation=surrogate.augmentation,
+        batch_real=surrogate.batch_real,
+    )
+    prior = _prior(settings, data, device)
+    labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
+    rng = torch.Generator(device).manual_seed(settings.seed)
+    return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng)
+
+
+def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:
+    if settings.prior == "pixels":
+        return PixelPrior(data.train, settings.search.start)
+    return load_prior(settings.prior, device)
+
+
+class _Progress:
+    """Saves the state now and then, counts the time over all parts of a run, collects kept iterates."""
+
+    def __init__(self, file: Path | None, key: str, keep_iterates: bool, device: str):
+        self.file, self.key, self.keep = file, key, keep_iterates
+        self.kept: list[Tensor] = []
+        self.before, self.watch, self.saved = 0.0, Stopwatch(device), time.monotonic()
+        self.device = device
+
+    def load(self) -> SearchState | None:
+        if self.file is None or not self.file.is_file():
+            return None
+        metadata = read_metadata(self.file)
+        if metadata.get("key") != self.key:
+            return None
+        self.before = float(metadata["seconds"])
+        if self.keep:
+            self.kept = list(read_tensors(self.file)["iterates"])
+        return load_state(self.file, self.device)
+
+    def note(self, state: SearchState) -> None:
+        if self.keep and state.decoded is not None:
+            self.kept.append(to_uint8(state.decoded).cpu())
+        if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:
+            extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
+            save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
+            self.saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + self.watch.seconds
+
+    def iterates(self) -> Tensor | None:
+        return torch.stack(self.kept) if self.keep else None
+
+    def provenance(self) -> dict:
+        return self.watch.provenance() | {"seconds": round(self.seconds, 2)}
+
+    def clear(self) -> None:
+        self.file.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""Classifier networks by name, and their initialisation."""
+
+from hglad.networks import alexnet, convnet, resnet, vgg, vit  # noqa: F401  (registers the networks)
+from hglad.networks.initialise import initialise
+from hglad.networks.registry import NETWORKS, Classifier, create_network, register_network
+
+__all__ = ["NETWORKS", "Classifier", "create_network", "initialise", "register_network"]

@@ -1,0 +1,45 @@
+"""ResNet-18 (He et al. 2016) with instance norm and a stride-1 stem without pooling."""
+
+from torch import Tensor, nn
+
+from hglad.networks.convnet import first_convolution, instance_norm
+from hglad.networks.registry import Classifier, register_network, require_size
+
+WIDTHS = (64, 128, 256, 512)                                       # two blocks each
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions without bias; a 1x1 projection where the shape changes."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), instance_norm(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), instance_norm(width),
+        )
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != width:
+            projection = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, instance_norm(width))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return (self.residual(maps) + self.shortcut(maps)).relu()
+
+
+@register_network("resnet18")
+class ResNet18(Classifier):
+    """Stem, eight basic blocks, global average pool, linear layer; the last maps must keep 2 x 2 pixels."""
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(image_shape)
+        # Below, the last maps have one pixel, which instance norm turns into a constant.
+        require_size("resnet18", image_shape, 5 if image_shape[0] == 1 else 9)
+        layers = [first_convolution(image_shape[0], 64, 3, bias=False), instance_norm(64), nn.ReLU()]
+        inputs = 64
+        for stage, width in enumerate(WIDTHS):
+            stride = 1 if stage == 0 else 2
+            layers += [BasicBlock(inputs, width, stride), BasicBlock(width, width, stride=1)]
+            inputs = width
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(512, classes)

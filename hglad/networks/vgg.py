@@ -1,0 +1,42 @@
+"""VGG-11 (Simonyan & Zisserman 2015) with instance norm and one linear layer."""
+
+from torch import nn
+
+from hglad.networks.convnet import first_convolution, instance_norm, size_after
+from hglad.networks.registry import Classifier, register_network, require_size
+
+BLOCKS = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # widths; a max pool by 2 follows each
+
+
+@register_network("vgg11")
+class VGG11(Classifier):
+    """Eight convolutions with instance norm and ReLU, max pools, a linear layer; from 4 px.
+
+    From 128 px on an adaptive max pool brings the last maps to 7 x 7. On images below 32 px the inner pools
+    that would leave maps of one pixel are left out: instance norm turns such a map into a constant.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(image_shape)
+        require_size("vgg11", image_shape, 4)
+        large = min(image_shape[1:]) >= 128
+        halvings = 0
+        layers: list[nn.Module] = []
+        for block, widths in enumerate(BLOCKS):
+            if block > 0 and min(size_after(image_shape, halvings + 1)) >= 2:
+                layers.append(nn.MaxPool2d(2))
+                halvings += 1
+            for width in widths:
+                layers += _convolution(layers, image_shape[0], width)
+        height, width = (7, 7) if large else size_after(image_shape, halvings + 1)
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(7) if large else nn.Identity())
+        self.classifier = nn.Linear(512 * height * width, classes)
+
+
+def _convolution(before: list[nn.Module], channels: int, width: int) -> list[nn.Module]:
+    """Convolution, norm and ReLU that fit on the layers `before`."""
+    convolution = first_convolution(channels, width, 3)
+    if inputs := [layer.out_channels for layer in before if isinstance(layer, nn.Conv2d)]:
+        convolution = nn.Conv2d(inputs[-1], width, 3, padding=1)
+    return [convolution, instance_norm(width), nn.ReLU()]

@@ -1,0 +1,56 @@
+"""Distribution matching (Zhao & Bilen, WACV 2023): mean embeddings under freshly drawn networks."""
+
+import torch
+from torch import Tensor
+
+from hglad.augment import DSA, Augmentation
+from hglad.networks.initialise import dropout_from, initialise
+from hglad.networks.registry import Classifier, require
+from hglad.objectives.registry import RealBatches, check_finite, images_per_class, register_objective
+
+VERSION = 1                                            # raise when the same draws give another gradient
+
+
+def distribution_matching(network: Classifier, real: Tensor, images: Tensor) -> Tensor:
+    """Squared distance of the mean embeddings, summed over classes (Zhao & Bilen 2023, eq. 4)."""
+    real_mean = network.embed(real).mean(dim=1)            # (class, batch, ch, h, w) -> (class, feature)
+    images_mean = network.embed(images).mean(dim=1)        # (class, ipc, ch, h, w)   -> (class, feature)
+    return (real_mean - images_mean).square().sum()
+
+
+@register_objective("dm")
+class DistributionMatching:
+    """`network` becomes the objective's own: drawn anew in every step, no gradient for its parameters.
+
+    Each step draws `batch_real` real images per class and one transform of `augmentation` (DSA strategies
+    joined by "_", "" for none) with parameters per class, the same for its real and distilled images.
+    """
+
+    def __init__(self, network: Classifier, augmentation: str = DSA, batch_real: int = 256) -> None:
+        require("objective 'dm'", batch_real=batch_real)
+        self.network = network.train().requires_grad_(False)
+        self.augmentation = Augmentation(augmentation)
+        self.batch_real = batch_real
+
+    def gradient(self, images: Tensor, labels: Tensor, real: RealBatches,
+                 generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """As `Objective.gradient`; logs "loss". Raises `HgladError` for labels not sorted by class."""
+        ipc = images_per_class(images, labels, len(real.classes))
+        images = images.detach().requires_grad_()
+        initialise(self.network, generator)
+        loss = self._loss(images.unflatten(0, (-1, ipc)), real, generator)
+        (gradient,) = torch.autograd.grad(loss, images)
+        check_finite("dm", loss, gradient)
+        return gradient, {"loss": loss.item()}
+
+    def _loss(self, images: Tensor, real: RealBatches, generator: torch.Generator) -> Tensor:
+        """images (class, ipc, ch, h, w), in [0, 1]."""
+        batch = real.batch(self.batch_real, generator).to(images)      # (class, batch, ch, h, w)
+        transform = self.augmentation.draw(len(images), images.shape[-2:], generator)
+
+        def augmented(group: Tensor) -> Tensor:
+            repeated = transform.repeat(group.shape[1])
+            return repeated(real.normalize(group).flatten(0, 1)).unflatten(0, group.shape[:2])
+
+        with dropout_from(self.network, generator):
+            return distribution_matching(self.network, augmented(batch), augmented(images))

@@ -1,0 +1,183 @@
+"""Adversarial training of a small StyleGAN-XL stem on a data set (`hglad prior train`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hglad.augment import Augmentation
+from hglad.data import RealData
+from hglad.errors import HgladError
+from hglad.networks import initialise
+from hglad.priors.discriminator import Discriminator
+from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
+from hglad.storage import publish
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class GANSettings:
+    """How a generator is trained; the defaults make the 16 px prior of the digits."""
+
+    generator: StyleGANXLSettings = field(default_factory=StyleGANXLSettings)
+    """The network; resolution, channels and classes follow the data set."""
+    steps: int = 6000
+    """Updates of the generator (and of the discriminator)."""
+    batch_size: int = 32
+    """Images per update."""
+    lr: float = 0.002
+    """Learning rate of both Adam optimisers (betas 0 and 0.99)."""
+    loss: str = "nonsaturating"
+    """`nonsaturating` (Goodfellow et al. 2014) or `hinge` (Lim & Ye 2017)."""
+    r1_gamma: float = 0.1
+    """Weight of the R1 gradient penalty (Mescheder et al. 2018)."""
+    r1_every: int = 8
+    """Updates between two penalties, whose weight is multiplied by as many."""
+    augmentation: str = "crop_scale_rotate_color"
+    """Differentiable augmentation of real and generated images (Zhao et al. 2020), each drawn every time."""
+    ema_decay: float = 0.998
+    """Decay per update of the averaged generator, which is the one that is kept."""
+    classifier_weight: float = 0.0
+    """Weight of the cross-entropy of a trained classifier, StyleGAN-XL's classifier guidance; 0 is without."""
+    width: int = 32
+    """Channels of the discriminator's first layer."""
+    seed: int = 0
+    """Seed of the initial weights and of every draw."""
+
+
+def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
+    """Loss of the discriminator from its logits (n,) on real and generated images."""
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_loss(kind: str, fake: Tensor) -> Tensor:
+    """Loss of the generator from the discriminator's logits (n,) on its images."""
+    return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+class GANTraining:
+    """Generator, discriminator and optimisers after some number of steps; resumable with the same bits.
+
+    Raises:
+        HgladError: unknown loss.
+    """
+
+    def __init__(self, data: RealData, settings: GANSettings, classifier: nn.Module | None = None):
+        if settings.loss not in ("nonsaturating", "hinge"):
+            raise HgladError(f"unknown loss '{settings.loss}': expected nonsaturating or hinge")
+        if settings.classifier_weight and classifier is None:
+            raise HgladError("classifier_weight needs a classifier: pass one or set it to 0")
+        self.data, self.settings, self.classifier, self.step_count = data, settings, classifier, 0
+        device = data.images.device
+        self.rng = torch.Generator(device).manual_seed(settings.seed)
+        self.generator = StyleGANXL.random(settings.generator, self.rng).to(device).train()
+        self.average = AveragedModel(
+            self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
+        )
+        classes = len(data.classes)
+        self.discriminator = Discriminator(data.image_shape, classes, settings.width).to(device)
+        initialise(self.discriminator, self.rng)
+        self.optimisers = [
+            torch.optim.Adam(network.parameters(), settings.lr, betas=(0.0, 0.99))
+            for network in (self.generator, self.discriminator)
+        ]
+        self.augmentations = [Augmentation(name) for name in settings.augmentation.split("_") if name]
+
+    def step(self) -> dict[str, Tensor]:
+        """One update of both networks; the losses.
+
+        Raises:
+            HgladError: a loss is not finite.
+        """
+        losses = {"discriminator": self._update_discriminator(), "generator": self._update_generator()}
+        self.average.update_parameters(self.generator)
+        self.step_count += 1
+        for name, loss in losses.items():
+            if not torch.isfinite(loss):
+                raise HgladError(
+                    f"{name} loss is {loss.item()} at step {self.step_count}: lower lr ({self.settings.lr})"
+                )
+        return losses
+
+    def _update_discriminator(self) -> Tensor:
+        real, labels = self._real_batch()
+        with torch.no_grad():
+            fake, fake_labels = self._fake_batch()
+        penalised = self.settings.r1_gamma > 0 and self.step_count % self.settings.r1_every == 0
+        real = self._augment(real).requires_grad_(penalised)
+        real_logits = self.discriminator(real, labels)
+        fake_logits = self.discriminator(self._augment(fake), fake_labels)
+        loss = discriminator_loss(self.settings.loss, real_logits, fake_logits)
+        penalty = self._penalty(real, real_logits) if penalised else 0.0
+        self._descend(1, loss + penalty)
+        return loss.detach()
+
+    def _penalty(self, real: Tensor, logits: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        weight = self.settings.r1_gamma / 2 * self.settings.r1_every
+        return weight * gradient.square().sum(dim=(1, 2, 3)).mean()
+
+    def _update_generator(self) -> Tensor:
+        images, labels = self._fake_batch()
+        self.discriminator.requires_grad_(False)
+        loss = generator_loss(self.settings.loss, self.discriminator(self._augment(images), labels))
+        if self.settings.classifier_weight:
+            logits = self.classifier(self.data.normalize(self._augment(images)))
+            loss = loss + self.settings.classifier_weight * F.cross_entropy(logits, labels)
+        self._descend(0, loss)
+        self.discriminator.requires_grad_(True)
+        return loss.detach()
+
+    def _descend(self, index: int, loss: Tensor) -> None:
+        self.optimisers[index].zero_grad()
+        loss.backward()
+        self.optimisers[index].step()
+
+    def _real_batch(self) -> tuple[Tensor, Tensor]:
+        images = self.data.images
+        chosen = torch.randint(len(images), (self.settings.batch_size,), generator=self.rng, device=images.device)
+        return images[chosen].float() / 255, self.data.labels[chosen]
+
+    def _fake_batch(self) -> tuple[Tensor, Tensor]:
+        size, device = self.settings.batch_size, self.rng.device
+        z = torch.randn(size, self.settings.generator.z_dim, generator=self.rng, device=device)
+        labels = torch.randint(len(self.data.classes), (size,), generator=self.rng, device=device)
+        return self.generator.decode(self.generator.start(self.generator.map(z, labels)), 0), labels
+
+    def _augment(self, images: Tensor) -> Tensor:
+        for augmentation in self.augmentations:
+            images = augmentation.draw(len(images), images.shape[-2:], self.rng)(images)
+        return images
+
+    def finished(self) -> StyleGANXL:
+        """The averaged generator with measured class means, frozen."""
+        network = self.average.module.eval().requires_grad_(False)
+        network.measure_w_avg(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
+        return network
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step needs."""
+        state = {
+            "step": self.step_count,
+            "rng": self.rng.get_state(),
+            "networks": [n.state_dict() for n in (self.generator, self.average, self.discriminator)],
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
+        with publish(path) as draft:
+            torch.save(state, draft)
+
+    def load(self, path: Path) -> None:
+        """Continue from a saved state."""
+        state = torch.load(path, map_location=self.rng.device, weights_only=True)
+        self.step_count = state["step"]
+        self.rng.set_state(state["rng"].cpu())
+        for network, saved in zip((self.generator, self.average, self.discriminator), state["networks"], strict=True):
+            network.load_state_dict(saved)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)

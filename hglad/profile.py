@@ -1,0 +1,155 @@
+"""A profile: one YAML file whose keys are also the parameters of every notebook."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hglad.errors import HgladError
+from hglad.networks import NETWORKS
+from hglad.objectives import OBJECTIVES
+from hglad.search import KINDS, SearchSettings
+from hglad.settings import from_dict, suggestion
+from hglad.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which real images."""
+
+    name: str = "digits"
+    """Name of a data set (`hglad data list`), or `folder`."""
+    root: str | None = None
+    """Folder of the images where the data set needs one."""
+    resolution: int | None = None
+    """Height and width in pixels; none: the data set's own."""
+
+
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """Network and batches of the matching objective."""
+
+    network: dict[str, Any] = field(default_factory=lambda: {"name": "convnet"})
+    """`name` of a registered network and its options."""
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    """Siamese augmentation strategies (DSA)."""
+    batch_real: int = 256
+    """Real images per class and step. Source: DC, DM."""
+
+
+@dataclass(frozen=True)
+class MetricSettings:
+    """Selection metric and the classifier behind it."""
+
+    name: str = "class_relevant"
+    """Registered metric that selects the iterate."""
+    compared: tuple[str, ...] = ("feature",)
+    """Further metrics that the ablation measures on the same iterates."""
+    network: dict[str, Any] = field(default_factory=lambda: {"name": "convnet"})
+    """Classifier: `name` of a registered network and its options."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """How the classifier is trained on the real set."""
+    seed: int = 0
+    """Seed of the classifier."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a distilled set is scored."""
+
+    repeats: int = 5
+    """Networks trained per distilled set and architecture. Source: GLaD."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """Training of each network on the distilled set. Source: GLaD."""
+    full_set_epochs: int = 100
+    """Epochs on the full training set, which has many more steps per epoch."""
+    full_set_seeds: int = 3
+    """Networks trained on the full training set."""
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Size of the studies beside the main table."""
+
+    sweep_seeds: int = 3
+    """Distillation seeds of each fixed layer in the sweep."""
+    ablation_seeds: int = 3
+    """Hierarchical runs whose iterates are all evaluated."""
+    cross_seeds: int = 3
+    """Distilled sets per method that meet the other architectures."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of all experiments of one book; see each group for its keys."""
+
+    profile: str
+    """Name; results lie in `data/results/<name>`."""
+    data: DataSettings
+    """Real images."""
+    prior: str
+    """Generator in `data/priors`, or a path to one."""
+    surrogate: SurrogateSettings
+    """Network and batches of the matching objective."""
+    search: SearchSettings
+    """Optimisation of the latents."""
+    metric: MetricSettings
+    """Selection of the iterate."""
+    evaluation: EvaluationSettings
+    """Scoring of a distilled set."""
+    networks: dict[str, Any]
+    """Architectures of the cross-architecture table: label to `name` and options; the first one is the main one."""
+    sets: dict[str, Any]
+    """`objectives`, `searches`, images per class `ipc`, distillation `seeds`."""
+    studies: Studies
+    """Seeds of the layer sweep, the ablation and the cross-architecture table."""
+
+    def __post_init__(self):
+        for key, default in SETS.items():
+            if not isinstance(self.sets.get(key), list) or not self.sets[key]:
+                raise HgladError(f"sets.{key} is {self.sets.get(key)!r}: expected a list such as {default}")
+        for key in self.sets:
+            if key not in SETS:
+                raise HgladError(f"unknown key 'sets.{key}': {suggestion(key, SETS)}")
+        _check_names("sets.searches", self.sets["searches"], KINDS)
+        _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
+        named = {"surrogate.network": self.surrogate.network, "metric.network": self.metric.network}
+        for key, options in (named | {f"networks.{label}": value for label, value in self.networks.items()}).items():
+            if not isinstance(options, dict) or "name" not in options:
+                raise HgladError(f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}")
+            _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
+
+
+SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}
+
+
+def _check_names(key: str, names: list, known) -> None:
+    for name in names:
+        if name not in known:
+            raise HgladError(f"{key} has '{name}': {suggestion(name, known)}")
+
+
+def profile_from(**parameters: Any) -> Profile:
+    """Profile from the parameters of a notebook.
+
+    Raises:
+        HgladError: unknown key (with the nearest one), wrong type, unknown network or objective.
+    """
+    return from_dict(Profile, parameters)
+
+
+def read_profile(path: Path | str) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        HgladError: unreadable file, unknown key, wrong type, unknown network or objective.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise HgladError(f"cannot read profile {path}: {error}") from error
+    try:
+        return from_dict(Profile, values)
+    except HgladError as error:
+        raise HgladError(f"{path}: {error}") from error

@@ -1,0 +1,328 @@
+"""The one loop: pixels, a single layer (GLaD) and the hierarchy (H-GLaD) are rows in a table of stages."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hglad.data import RealData
+from hglad.errors import HgladError
+from hglad.metrics import Metric
+from hglad.objectives import Objective
+from hglad.priors.base import Latents, Prior
+from hglad.storage import read_metadata, read_tensors, write_tensors
+
+VERSION = 1
+KINDS = ("pixels", "single", "hierarchical")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How the latents are optimised; every kind of search gets the same number of steps."""
+
+    steps: int = 1000
+    """Optimisation steps in all, shared by the stages. Source: GLaD."""
+    layer: int = 4
+    """Split point of the single-layer search."""
+    stages: tuple[int, ...] = ()
+    """Split points of the hierarchical search, ascending; empty: all of them, the last one is pixel space."""
+    rates: str = "absolute"
+    """`absolute`: lr_* are learning rates; `relative`: they are multiplied by |x| / |gradient of x| at the
+    first step of each stage, so that a step moves x by about that share of its norm."""
+    lr_features: float = 10.0
+    """Learning rate of the features f. Source: H-GLaD with DM."""
+    lr_latents: float = 0.01
+    """Learning rate of the styles w. Source: H-GLaD with DM."""
+    lr_pixels: float = 1.0
+    """Learning rate in pixel space. Source: DM."""
+    momentum: float = 0.5
+    """Momentum of SGD, started afresh in every stage. Source: DC, DM, GLaD."""
+    clip: float | None = 10.0
+    """Features are clamped to +- clip when a stage begins; none is without. Source: released code of H-GLaD."""
+    average: int = 1
+    """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
+    start: str = "real"
+    """Start of the pixel prior: `real` (DM) or `noise` (DC)."""
+    selection: str = "metric"
+    """`metric`: keep the iterate with the smallest distance; `last`: keep the last one."""
+    select_every: int = 5
+    """Steps between two measurements of the distance; the first and last iterate of a stage are measured too."""
+
+    def __post_init__(self):
+        _expect(self.steps >= 1, "steps", self.steps, "at least 1")
+        _expect(self.select_every >= 1, "select_every", self.select_every, "at least 1")
+        _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
+        _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
+        _expect(self.stages == tuple(sorted(set(self.stages))), "stages", self.stages, "ascending split points")
+
+
+def _expect(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise HgladError(f"search.{key} is {value!r}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the stage table."""
+
+    layer: int
+    """Split point."""
+    name: str
+    """Name of the split point."""
+    steps: int
+    """Optimisation steps."""
+    lr_f: float
+    """Rate of the features (of the images in pixel space)."""
+    lr_w: float
+    """Rate of the styles; 0 in pixel space."""
+
+
+def plan_stages(kind: str, settings: SearchSettings, layers: tuple[str, ...]) -> tuple[Stage, ...]:
+    """Stage table of a search over a prior with the split points `layers`; the steps add up to settings.steps.
+
+    Raises:
+        HgladError: unknown kind, a split point that the prior does not have, fewer steps than stages.
+    """
+    last = len(layers) - 1
+    if kind not in KINDS:
+        raise HgladError(f"unknown search '{kind}': expected {', '.join(KINDS)}")
+    points = {"pixels": (last,), "single": (settings.layer,), "hierarchical": settings.stages or tuple(range(last + 1))}
+    for point in points[kind]:
+        if not 0 <= point <= last:
+            raise HgladError(f"split point {point} does not exist: expected 0 to {last} ({', '.join(layers)})")
+    count = len(points[kind])
+    _expect(settings.steps >= count, "steps", settings.steps, f"at least one for each of the {count} stages")
+    stages = []
+    for index, point in enumerate(points[kind]):
+        steps = settings.steps // count + (index < settings.steps % count)
+        in_pixels = point == last
+        lr_f = settings.lr_pixels if in_pixels else settings.lr_features
+        stages.append(Stage(point, layers[point], steps, lr_f, 0.0 if in_pixels else settings.lr_latents))
+    return tuple(stages)
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Everything that the next step needs; a state is never changed, each step makes a new one."""
+
+    stage: int
+    """Index of the stage in the stage table."""
+    step: int
+    """Steps done in this stage."""
+    latents: Latents
+    """Where the search stands."""
+    velocity: Latents
+    """Momentum of SGD."""
+    rates: tuple[float, float] | None
+    """Learning rates of (w, f) in this stage; `None` before its first step."""
+    stage_best: Latents
+    """Latents of the best iterate of this stage, where the next one starts."""
+    stage_distance: float
+    """Its distance."""
+    images: Tensor
+    """Best images so far over all stages, (n, channels, height, width)."""
+    distance: float
+    """Their distance."""
+    best: tuple[int, int]
+    """Their (stage, step)."""
+    rng: Tensor
+    """State of the random generator."""
+    history: tuple[tuple[int, int, float], ...]
+    """(stage, step, distance) of every measured iterate."""
+    loss: float | None = None
+    """Loss of the matching objective at the last step."""
+    decoded: Tensor | None = None
+    """Images of this iterate where it was measured, else `None`; not saved."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the distance of this iterate is in the history."""
+        return bool(self.history) and self.history[-1][:2] == (self.stage, self.step)
+
+
+class Search:
+    """Iterate over the states of one distillation run.
+
+    Args:
+        prior: generator (or pixels) whose latents are optimised.
+        objective: gives the gradient with respect to the images.
+        metric: distance to the real set that selects the iterate.
+        real: training split.
+        labels: class of each distilled image (n,), sorted.
+        kind: `pixels`, `single` or `hierarchical`.
+        settings: search settings.
+        generator: every draw of the run comes from it.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        objective: Objective,
+        metric: Metric,
+        real: RealData,
+        labels: Tensor,
+        kind: str,
+        settings: SearchSettings,
+        generator: torch.Generator,
+    ):
+        self.prior, self.objective, self.metric, self.real = prior, objective, metric, real
+        self.labels, self.settings, self.generator = labels, settings, generator
+        self.stages = plan_stages(kind, settings, prior.layers)
+
+    def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
+        """Yield the state after every step (and at the start of every stage), from the start or from `state`.
+
+        Raises:
+            HgladError: loss, gradient or images that are not finite.
+        """
+        if state is None:
+            state = self._first_state()
+            yield state
+        self.generator.set_state(state.rng)
+        while True:
+            if state.step < self.stages[state.stage].steps:
+                state = self._step(state)
+            elif state.stage + 1 < len(self.stages):
+                state = self._next_stage(state)
+            else:
+                return
+            yield state
+
+    def _first_state(self) -> SearchState:
+        with torch.no_grad():
+            latents = self.prior.sample(self.labels, self.generator, self.settings.average)
+            latents = self._enter(latents, 0, self.stages[0].layer)
+        return self._begin(0, latents, images=torch.empty(0), distance=float("inf"), best=(0, 0), history=())
+
+    def _next_stage(self, state: SearchState) -> SearchState:
+        source, target = self.stages[state.stage].layer, self.stages[state.stage + 1].layer
+        start = state.stage_best if self.settings.selection == "metric" else state.latents
+        with torch.no_grad():
+            latents = self._enter(start, source, target)
+        kept = {name: getattr(state, name) for name in ("images", "distance", "best", "history")}
+        return self._begin(state.stage + 1, latents, **kept)
+
+    def _enter(self, latents: Latents, source: int, target: int) -> Latents:
+        """Features at the next split point, made finite and bounded; images are left as they are."""
+        latents = self.prior.advance(latents, source, target)
+        if target == len(self.prior.layers) - 1:
+            return Latents(None, latents.f)
+        if self.settings.clip is not None:
+            bounded = latents.f.nan_to_num(0.0).clamp(-self.settings.clip, self.settings.clip)
+            latents = Latents(latents.w, bounded)
+        return latents
+
+    def _begin(self, stage: int, latents: Latents, **best) -> SearchState:
+        still = latents.map(torch.zeros_like)
+        state = SearchState(
+            stage, 0, latents, still, None, latents, float("inf"), rng=self.generator.get_state(), **best
+        )
+        return self._measure(state)
+
+    def _step(self, state: SearchState) -> SearchState:
+        stage = self.stages[state.stage]
+        gradient, loss = self._gradient(state.latents, stage)
+        rates = state.rates or self._rates(state.latents, gradient, stage)
+        velocity = _combine(lambda v, g: self.settings.momentum * v + g, state.velocity, gradient)
+        moved = [
+            None if x is None else x - rate * v
+            for x, v, rate in zip(_pair(state.latents), _pair(velocity), rates, strict=True)
+        ]
+        state = replace(
+            state,
+            step=state.step + 1,
+            latents=Latents(*moved),
+            velocity=velocity,
+            rates=rates,
+            loss=loss,
+            decoded=None,
+            rng=self.generator.get_state(),
+        )
+        due = state.step % self.settings.select_every == 0 or state.step == stage.steps
+        return self._measure(state) if due else state
+
+    def _gradient(self, latents: Latents, stage: Stage) -> tuple[Latents, float]:
+        """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
+        variables = latents.map(lambda x: x.detach().requires_grad_())
+        images = self.prior.decode(variables, stage.layer)
+        image_gradient, logs = self.objective.gradient(images.detach(), self.labels, self.real, self.generator)
+        inputs = [x for x in _pair(variables) if x is not None]
+        gradients = iter(torch.autograd.grad(images, inputs, image_gradient))
+        return variables.map(lambda _: next(gradients)), float(logs["loss"])
+
+    def _rates(self, latents: Latents, gradient: Latents, stage: Stage) -> tuple[float, float]:
+        rates = (stage.lr_w, stage.lr_f)
+        if self.settings.rates == "absolute":
+            return rates
+        return tuple(
+            0.0 if x is None else rate * (x.norm() / g.norm().clamp(min=1e-12)).item()
+            for x, g, rate in zip(_pair(latents), _pair(gradient), rates, strict=True)
+        )
+
+    @torch.no_grad()
+    def _measure(self, state: SearchState) -> SearchState:
+        """Note the distance of this iterate and keep a copy of it if it is the best."""
+        images = self.prior.decode(state.latents, self.stages[state.stage].layer).detach().clone()
+        self._check_finite(images, state)
+        distance = self.metric(images, self.labels)
+        state = replace(
+            state, decoded=images, history=(*state.history, (state.stage, state.step, distance))
+        )
+        newest = self.settings.selection == "last"
+        if newest or distance < state.stage_distance:
+            state = replace(state, stage_best=state.latents.detach(), stage_distance=distance)
+        if newest or distance < state.distance:
+            state = replace(state, images=images, distance=distance, best=(state.stage, state.step))
+        return state
+
+    def _check_finite(self, images: Tensor, state: SearchState) -> None:
+        if not torch.isfinite(images).all():
+            stage = self.stages[state.stage]
+            key = "lr_pixels" if stage.lr_w == 0 else "lr_features"
+            raise HgladError(
+                f"images are not finite at step {state.step} of stage {stage.name}: lower search.{key} "
+                f"({getattr(self.settings, key)})"
+            )
+
+
+def _pair(latents: Latents) -> tuple[Tensor | None, Tensor | None]:
+    return latents.w, latents.f
+
+
+def _combine(function, first: Latents, second: Latents) -> Latents:
+    return Latents(*(None if a is None else function(a, b) for a, b in zip(_pair(first), _pair(second), strict=True)))
+
+
+LATENT_FIELDS = ("latents", "velocity", "stage_best")
+TENSOR_FIELDS = ("images", "rng")
+PLAIN_FIELDS = ("stage", "step", "rates", "stage_distance", "distance", "best", "history", "loss")
+
+
+def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a state, with further tensors and metadata of the caller's; `decoded` is left out."""
+    tensors = tensors | {name: getattr(state, name) for name in TENSOR_FIELDS}
+    for name in LATENT_FIELDS:
+        for part, value in asdict(getattr(state, name)).items():
+            if value is not None:
+                tensors[f"{name}.{part}"] = value
+    plain = {name: getattr(state, name) for name in PLAIN_FIELDS}
+    write_tensors(path, tensors, metadata | {"state": json.dumps(plain)})
+
+
+def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
+    """Read a state that `save_state` wrote."""
+    tensors = read_tensors(path, device)
+    plain = json.loads(read_metadata(path)["state"])
+    latents = {name: Latents(tensors.get(f"{name}.w"), tensors.get(f"{name}.f")) for name in LATENT_FIELDS}
+    return SearchState(
+        images=tensors["images"],
+        rng=tensors["rng"].cpu(),
+        **latents,
+        **{key: plain[key] for key in ("stage", "step", "stage_distance", "distance", "loss")},
+        rates=plain["rates"] and tuple(plain["rates"]),
+        best=tuple(plain["best"]),
+        history=tuple((stage, step, distance) for stage, step, distance in plain["history"]),
+    )

@@ -1,0 +1,87 @@
+"""Settings as frozen dataclasses: read with checks, hashed to a fingerprint."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from hglad.errors import HgladError
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as a hint, else the list of known names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+
+
+def from_dict(cls: type, values: Any, where: str = "") -> Any:
+    """Build a settings dataclass from plain values, as YAML or JSON gives them.
+
+    Args:
+        cls: frozen dataclass; nested dataclasses, tuples, dicts and optional fields are followed.
+        values: mapping from field names to values.
+        where: prefix of the key in messages, such as `search.`
+
+    Raises:
+        HgladError: unknown key (with the nearest one), missing key, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise HgladError(f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise HgladError(f"unknown key '{where}{key}': {suggestion(key, fields)}")
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise HgladError(f"key '{where}{missing[0]}' is missing: expected {_type_name(hints[missing[0]])}")
+    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in arguments:
+            return None
+        return _convert(next(option for option in arguments if option is not types.NoneType), value, key)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, f"{key}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(items) == len(value):
+            return tuple(_convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True)))
+    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
+        return value
+    hint_text = "; YAML reads 1e-2 as text: write 1.0e-2" if hint is float and isinstance(value, str) else ""
+    raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{hint_text}")
+
+
+def to_dict(settings: Any) -> Any:
+    """Plain values of a settings dataclass, ready for JSON or YAML."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def fingerprint(*parts: Any) -> str:
+    """Short hash of dataclasses and plain values: the key under which a result is kept."""
+    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def derive_seed(*parts: Any) -> int:
+    """A seed that follows from names and numbers, so that streams of one run are independent."""
+    return int(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:15], 16)

@@ -1,0 +1,205 @@
+"""Train a classifier on a (distilled or real) set of images, and measure it on real ones."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hglad.augment import DSA, Augmentation
+from hglad.errors import HgladError
+from hglad.networks.initialise import dropout_from
+
+VERSION = 1                                            # raise when the same settings train otherwise
+
+Normalize = Callable[[Tensor], Tensor]
+
+
+class LabelledImages(Protocol):
+    """What measuring needs of `hglad.data.RealData`."""
+
+    images: Tensor                                                 # uint8 (n, ch, h, w)
+    labels: Tensor                                                 # int64 (n,)
+    classes: tuple[str, ...]
+
+    def normalize(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a classifier is trained; the defaults are GLaD's evaluation (Cazenavette et al. 2023)."""
+
+    epochs: int = 1000
+    """Passes over the images. Default: GLaD."""
+    batch_size: int = 256
+    """Images per step; the last batch of an epoch may be smaller. Default: GLaD."""
+    lr: float = 0.001
+    """Peak learning rate of SGD. Default: GLaD (0.0001 for VGG-11)."""
+    momentum: float = 0.9
+    """Momentum of SGD. Default: GLaD, DC, DSA, DM."""
+    weight_decay: float = 5e-4
+    """L2 penalty of SGD. Default: GLaD, DC, DSA, DM."""
+    schedule: str = "warmup_cosine"
+    """Over the epochs: "warmup_cosine" rises linearly in the first half, then falls to 0 by a cosine (GLaD);
+    "step" divides lr by 10 after half of them (DC, DSA, DM); "constant" keeps it."""
+    augmentation: str = DSA
+    """DSA strategies joined by "_", drawn per batch with parameters per image; "" for none. Default: GLaD."""
+    ema_decay: float | None = 0.995
+    """Decay of the moving average of the weights, updated once per epoch; None for the last weights. Default:
+    GLaD. It averages about 1 / (1 - decay) epochs: with far fewer epochs the first weights stay in."""
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(value, int) and value >= 1 for value in (self.epochs, self.batch_size))
+        _check(whole, "epochs and batch_size", (self.epochs, self.batch_size), "whole numbers of at least 1")
+        _check(self.lr > 0 and isfinite(self.lr), "lr", self.lr, "a positive number")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
+        _check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or a positive number")
+        _check(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
+        _check(self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay,
+               "None or a number from 0 to below 1")
+        Augmentation(self.augmentation)
+
+
+def _check(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise HgladError(f"the training setting {name} is {value!r}; give {expected}")
+
+
+def _warmup_cosine(epoch: int, epochs: int) -> float:
+    """Rises to 1 at the last epoch of the first half; one epoch trains at the full rate."""
+    half = max(1, epochs // 2)
+    if epoch < half:
+        return (epoch + 1) / half
+    return (1 + cos(pi * (epoch - half) / (epochs - half))) / 2
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {              # (epoch from 0, epochs) -> factor on lr
+    "warmup_cosine": _warmup_cosine,
+    "step": lambda epoch, epochs: 0.1 if 2 * epoch >= epochs > 1 else 1.0,
+    "constant": lambda epoch, epochs: 1.0,
+}
+
+GLAD_PROTOCOL = TrainingSettings()
+"""GLaD's and H-GLaD's evaluation; VGG-11 with lr 0.0001."""
+BASE_PROTOCOL = TrainingSettings(lr=0.01, schedule="step", ema_decay=None)
+"""The evaluation of DSA and DM; that of DC has 300 epochs and the augmentation "crop_scale_rotate"."""
+
+
+def train_classifier(network: nn.Module, images: Tensor, labels: Tensor, normalize: Normalize,
+                     settings: TrainingSettings, generator: torch.Generator,
+                     progress: Callable[[int, float], None] | None = None) -> nn.Module:
+    """Train `network` in place; return the moving average of it, or itself when there is none, in eval mode.
+
+    `images` (n, ch, h, w) are uint8 or float in [0, 1], `labels` (n,) class indices; both are moved to the
+    network's device. `generator` draws the order of the images, the augmentation and dropout. `progress` is
+    called after every epoch with its number, from 1, and its mean loss. Raises `HgladError` for labels that
+    do not fit and for a loss that is not finite.
+    """
+    device = next(network.parameters()).device
+    images, labels = images.to(device), labels.to(device)
+    _check_labels(images, labels)
+    _check_classes(network, labels)
+    average = None if settings.ema_decay is None else deepcopy(network).eval().requires_grad_(False)
+    optimizer = torch.optim.SGD(network.parameters(), settings.lr, settings.momentum,
+                                weight_decay=settings.weight_decay, foreach=True)
+    network.train()
+    with dropout_from(network, generator):
+        for epoch in range(settings.epochs):
+            _set_rate(optimizer, settings, epoch)
+            losses = _train_epoch(network, optimizer, images, labels, normalize, settings, generator)
+            _check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
+            if average is not None:
+                _update_average(average, network, settings.ema_decay)
+            if progress is not None:
+                progress(epoch + 1, losses.mean().item())
+    return (network if average is None else average).eval()
+
+
+def _check_labels(images: Tensor, labels: Tensor) -> None:
+    if images.dim() != 4 or labels.shape != images.shape[:1] or len(labels) == 0:
+        raise HgladError(f"training got images of shape {tuple(images.shape)} and labels of shape "
+                         f"{tuple(labels.shape)}; give (n, ch, h, w) and (n,) with n of at least 1")
+    if labels.dtype != torch.int64:
+        raise HgladError(f"training got labels of type {labels.dtype}; give class indices as torch.int64")
+
+
+def _check_classes(network: nn.Module, labels: Tensor) -> None:
+    """Compare with the outputs of `network.classifier`; a network without one is taken as it is."""
+    classes = getattr(getattr(network, "classifier", None), "out_features", torch.inf)
+    for label in (labels.min().item(), labels.max().item()):
+        if not 0 <= label < classes:
+            raise HgladError(f"training got the label {label} for a network of {classes} classes; "
+                             "create the network with as many classes as there are labels")
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, settings: TrainingSettings, epoch: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * SCHEDULES[settings.schedule](epoch, settings.epochs)
+
+
+def _train_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor,
+                 normalize: Normalize, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
+    """One pass in random order; the loss of every step, (steps,)."""
+    augmentation = Augmentation(settings.augmentation)
+    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    losses = []
+    for chosen in order.split(settings.batch_size):
+        batch = normalize(to_unit(images.index_select(0, chosen)))
+        batch = augmentation.draw(len(batch), batch.shape[-2:], generator)(batch)
+        loss = F.cross_entropy(network(batch), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images to float in [0, 1]; floating-point ones pass."""
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def _check_losses(losses: Tensor, epoch: int, lr: float) -> None:
+    # Once per epoch, so that a GPU need not wait at every step.
+    finite = losses.isfinite()
+    if not finite.all():
+        first = int((~finite).int().argmax())
+        raise HgladError(f"the training loss is {losses[first].item()} at step {epoch * len(losses) + first} "
+                         f"with lr {lr:g}; lower lr or look for images that are not finite")
+
+
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+            kept.copy_(current)
+
+
+@torch.no_grad()
+def predict(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tensor:
+    """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode."""
+    device = next(network.parameters()).device
+    network.eval()
+    parts = real.images.split(batch)
+    return torch.cat([network(real.normalize(to_unit(part)).to(device)).argmax(dim=1) for part in parts])
+
+
+def accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> float:
+    """Images classified as labelled, in percent."""
+    return 100 * _hits(network, real, batch).mean().item()
+
+
+def class_accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tensor:
+    """Images classified as labelled in every class, in percent, (classes,) float64."""
+    hits, labels = _hits(network, real, batch), real.labels
+    per_class = torch.zeros(len(real.classes), dtype=hits.dtype, device=hits.device)
+    return 100 * per_class.index_add(0, labels, hits) / labels.bincount(minlength=len(real.classes))
+
+
+def _hits(network: nn.Module, real: LabelledImages, batch: int) -> Tensor:
+    """1 where the prediction is the label, else 0, (n,) float64 on the labels' device."""
+    return (predict(network, real, batch).to(real.labels.device) == real.labels).double()

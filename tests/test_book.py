@@ -1,0 +1,181 @@
+"""The book: its configuration, its table of contents, and a strict build that stays off the network."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LOADING = {  # attributes that make a browser fetch something when the page opens
+    "audio": "src",
+    "embed": "src",
+    "iframe": "src",
+    "img": "src",
+    "link": "href",
+    "object": "data",
+    "script": "src",
+    "source": "src",
+    "video": "src",
+}
+REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+REMOTE_IN_CSS = re.compile(r"""(?:@import\s*(?:url\()?|url\()\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+REMOTE_IN_SCRIPT = re.compile(r"""["'`](?:https?:)?//[\w-]+\.[^"'`]*\.(?:m?js|css)["'`]""", re.IGNORECASE)
+
+
+class Resources(HTMLParser):
+    """Collects what a page loads on opening, and the text of its inline scripts and styles."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: dict[str, list[str]] = {"script": [], "style": []}
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self._inside = tag
+        self.inline["style"].append(found.get("style") or "")
+        if LOADING.get(tag) in found:
+            self.loaded.append(found[LOADING[tag]] or "")
+        if "srcset" in found:
+            self.loaded += [part.split()[0] for part in (found["srcset"] or "").split(",") if part.split()]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in self.inline:
+            self.inline[self._inside].append(data)
+
+
+def remote_resources(page: str) -> list[str]:
+    """Addresses outside the book that a browser would fetch when it opens the page."""
+    found = Resources(page)
+    remote = [address for address in found.loaded if REMOTE.match(address)]
+    remote += [text for text in found.inline["style"] if REMOTE_IN_CSS.search(text)]
+    return remote + [text for text in found.inline["script"] if REMOTE_IN_SCRIPT.search(text)]
+
+
+def toc_entries() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return yaml.safe_load((ROOT / "_config.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    """Folder of a strict build: a warning of any kind fails it."""
+    out = tmp_path_factory.mktemp("book")
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(ROOT)]
+    command += ["--path-output", str(out), "-W", "-n", "--keep-going"]
+    build = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert build.returncode == 0, build.stdout[-4000:] + build.stderr[-4000:]
+    return out / "_build" / "html"
+
+
+def pages(html: Path) -> list[Path]:
+    """Every page of a build; the HTML below `_static` are the theme's templates."""
+    found = [page for page in html.rglob("*.html") if "_static" not in page.relative_to(html).parts]
+    assert len(found) >= len(toc_entries())
+    return found
+
+
+@pytest.mark.parametrize("entry", toc_entries())
+def test_toc_entry_exists(entry):
+    assert any((ROOT / f"{entry}{suffix}").is_file() for suffix in (".md", ".ipynb"))
+
+
+def test_every_chapter_is_in_the_toc():
+    sources = [*(ROOT / "book").glob("*.md"), *(ROOT / "book" / "results" / "digits").glob("*.ipynb")]
+    assert {str(path.relative_to(ROOT).with_suffix("")) for path in sources} == set(toc_entries())
+
+
+def test_notebooks_are_never_executed_by_the_build(config):
+    assert config["execute"]["execute_notebooks"] == "off"
+    assert config["sphinx"]["config"]["nb_execution_raise_on_error"] is True
+
+
+def test_only_pages_of_the_toc_are_built(config):
+    assert config["only_build_toc_files"] is True
+    assert {".venv", ".pytest_cache", "_build"} <= set(config["exclude_patterns"])
+
+
+def test_mathjax_lies_in_the_book(config):
+    static = ROOT / config["sphinx"]["config"]["html_static_path"][0]
+    script = static / config["sphinx"]["config"]["mathjax_path"]
+    assert script.is_file() and (script.parent / "LICENSE").is_file()
+    named = set(re.findall(r"MathJax_[\w-]+(?=\.woff)", script.read_text()))
+    fonts = {path.stem for path in script.parent.rglob("*.woff")}
+    assert named and named <= fonts
+
+
+def test_every_cited_work_is_in_the_bibliography_and_the_other_way_round():
+    text = "\n".join(path.read_text() for path in (ROOT / "book").rglob("*.md"))
+    cited = {key for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text) for key in keys.split(",")}
+    bibliography = (ROOT / "book" / "references.bib").read_text()
+    listed = re.findall(r"^@\w+\{([^,\s]+)", bibliography, flags=re.MULTILINE)
+    notebooks = "\n".join(path.read_text() for path in (ROOT / "book").rglob("*.ipynb"))
+    assert len(listed) == len(set(listed))
+    assert cited <= set(listed)
+    assert all(key in cited or key in notebooks for key in listed)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<script src="https://cdn.example.org/a.js"></script>',
+        '<script src="//cdn.example.org/a.js"></script>',
+        '<link rel="stylesheet" href="http://example.org/a.css"/>',
+        '<img alt="" src="https://example.org/a.png">',
+        '<img srcset="a.png 1x, https://example.org/a.png 2x">',
+        "<style>@import 'https://example.org/a.css';</style>",
+        '<p style="background: url(https://example.org/a.png)">',
+        "<script>load('https://cdn.example.org/widget.js')</script>",
+    ],
+)
+def test_remote_resources_are_recognised(page):
+    assert remote_resources(page)
+
+
+def test_a_link_to_follow_is_not_a_remote_resource():
+    assert not remote_resources('<a href="https://example.org/paper">paper</a><img src="_static/a.svg">')
+
+
+def test_build_has_a_page_for_every_toc_entry(html):
+    assert (html / "index.html").is_file()
+    assert all((html / f"{entry}.html").is_file() for entry in toc_entries())
+
+
+def test_no_page_loads_anything_remote(html):
+    found = {page.name: remote_resources(page.read_text()) for page in pages(html)}
+    assert not {page: remote for page, remote in found.items() if remote}
+
+
+def test_no_stylesheet_loads_anything_remote(html):
+    sheets = list(html.rglob("*.css"))
+    assert sheets and not [sheet for sheet in sheets if REMOTE_IN_CSS.search(sheet.read_text())]
+
+
+def test_every_local_resource_was_built(html):
+    missing = []
+    for page in pages(html):
+        for address in Resources(page.read_text()).loaded:
+            target = re.sub(r"[?#].*", "", address)
+            if target and not target.startswith("data:") and not (page.parent / target).exists():
+                missing.append(f"{page.relative_to(html)}: {target}")
+    assert not missing
+
+
+def test_equations_are_typeset_by_the_vendored_script(html):
+    page = (html / "book" / "method.html").read_text()
+    assert [address for address in Resources(page).loaded if "mathjax/tex-mml-chtml.js" in address]
+    assert 'id="equation-eq-crfd"' in page

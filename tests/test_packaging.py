@@ -1,0 +1,173 @@
+"""The files that describe the project agree with each other and with what is installed."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import hglad
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT_FILE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PROJECT_FILE["project"]
+LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKED = dict(line.split("==") for line in LOCK_LINES)
+PYTHON = "3.11"  # the one that the lock was made for and that every description names
+DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+ABSOLUTE_PATH = re.compile(rb"(?<![\w.~-])/(root|work|home/\w+|Users/\w+)/")
+LARGEST_FILE = 12_000_000  # bytes
+
+
+made_for_this_machine = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11) or sys.platform != "linux",
+    reason="the lock is made for Python 3.11 on Linux",
+)
+
+
+def required_by(name: str, extras: frozenset[str] = frozenset()) -> list[Requirement]:
+    """Requirements of the installed package `name[extras]` that apply on this machine."""
+    requirements = map(Requirement, importlib.metadata.requires(name) or [])
+    chosen = [{"extra": extra} for extra in ("", *extras)]
+    return [r for r in requirements if r.marker is None or any(map(r.marker.evaluate, chosen))]
+
+
+def closure(requirements: list[Requirement]) -> set[str]:
+    """Names of everything that the requirements pull in, through the metadata of what is installed."""
+    waiting = list(requirements)
+    done = set()
+    while waiting:
+        requirement = waiting.pop()
+        node = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if node not in done:
+            done.add(node)
+            waiting += required_by(*node)
+    return {name for name, _ in done}
+
+
+def project_files() -> list[Path]:
+    """Files that git tracks or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.split(b"\0")
+    paths = [ROOT / os.fsdecode(name) for name in listed if name]
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return project_files()
+
+
+def test_lock_lines_are_pins_sorted_and_unique():
+    for line in LOCK_LINES:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9-]*==[0-9][\w.]*", line), f"not a plain pin: {line!r}"
+    names = [line.split("==")[0] for line in LOCK_LINES]
+    assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize("text", DIRECT)
+def test_direct_dependency_is_locked_inside_its_range(text):
+    requirement = Requirement(text)
+    name = canonicalize_name(requirement.name)
+    assert name in LOCKED, f"requirements.lock lacks {name}"
+    assert requirement.specifier.contains(LOCKED[name]), (
+        f"{name}=={LOCKED[name]} is outside {requirement.specifier}"
+    )
+
+
+@made_for_this_machine
+def test_lock_holds_what_the_direct_dependencies_need_and_no_more():
+    build = PROJECT_FILE["build-system"]["requires"]  # installed without build isolation
+    assert closure([Requirement(text) for text in DIRECT + build]) == set(LOCKED)
+
+
+@made_for_this_machine
+@pytest.mark.parametrize("name", LOCKED)
+def test_locked_package_is_installed_and_satisfied_by_the_lock(name):
+    assert importlib.metadata.version(name) == LOCKED[name]
+    for requirement in required_by(name):
+        pinned = LOCKED[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pinned, prereleases=True), (
+            f"{name} needs {requirement}, got {pinned}"
+        )
+
+
+def test_environment_file_uses_the_lock_and_the_same_python():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert f"python={PYTHON}" in dependencies
+    assert {"pip": ["-r requirements.lock", "-e ."]} in dependencies
+
+
+def test_every_description_names_the_same_python():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [
+        step
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        if "setup-python" in step.get("uses", "")
+    ]
+    assert [step["with"]["python-version"] for step in steps] == [PYTHON] * len(workflow["jobs"])
+    assert PROJECT["requires-python"] == f">={PYTHON}"
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert Version(PROJECT["version"]) == Version(citation["version"]) == Version(hglad.__version__)
+    assert citation["license"] == PROJECT["license"]
+
+
+def test_hosted_workflow_calls_the_ci_script():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert "bash .ci/run" in [step.get("run") for step in workflow["jobs"]["test"]["steps"]]
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
+
+
+def test_no_file_holds_a_path_of_somebodys_machine(files):
+    contents = {path: path.read_bytes() for path in files}
+    text = {path: content for path, content in contents.items() if b"\0" not in content[:8000]}
+    found = [
+        f"{path.relative_to(ROOT)}: {m[0].decode()}"
+        for path in text
+        if (m := ABSOLUTE_PATH.search(text[path]))
+    ]
+    assert not found
+
+
+def test_no_file_is_too_large(files):
+    large = [
+        f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes"
+        for path in files
+        if path.stat().st_size > LARGEST_FILE
+    ]
+    assert not large
+
+
+def test_makefile_help_lists_every_command():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"^make (\w+) ", listed, re.MULTILINE) == commands
+
+
+def test_old_python_is_refused_with_one_line(tmp_path):
+    old = tmp_path / "python with a space"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    run = subprocess.run(["make", "lint", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert f"no Python 3.11 or newer (PYTHON='{old}')" in run.stderr
+    assert not (tmp_path / ".venv").exists()

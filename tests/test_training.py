@@ -1,0 +1,227 @@
+"""Training and measuring classifiers, on the digits and on cases small enough to compute by hand."""
+
+from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import cache
+from math import cos, pi
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hglad.data import DataSet, load_data
+from hglad.errors import HgladError
+from hglad.networks import create_network
+from hglad.training import (
+    BASE_PROTOCOL,
+    GLAD_PROTOCOL,
+    SCHEDULES,
+    TrainingSettings,
+    accuracy,
+    class_accuracy,
+    predict,
+    train_classifier,
+)
+
+PLAIN = TrainingSettings(epochs=1, lr=0.1, schedule="constant", augmentation="", ema_decay=None)
+QUICK = TrainingSettings(epochs=30, batch_size=50, lr=0.05, ema_decay=0.8)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unchanged(images: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+def small_network(seed: int = 0, **options: object) -> nn.Module:
+    return create_network("convnet", (1, 16, 16), 10, generator=seeded(seed), width=8, **options)
+
+
+def some_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(count, 1, 16, 16, generator=seeded(9)), torch.arange(count) % 10
+
+
+def flat(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+@cache
+def digits() -> DataSet:
+    return load_data("digits")
+
+
+def test_protocols_are_the_published_ones():
+    shared = {"epochs": 1000, "batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4,
+              "augmentation": "color_crop_cutout_flip_scale_rotate"}
+    glad = {"lr": 0.001, "schedule": "warmup_cosine", "ema_decay": 0.995}
+    base = {"lr": 0.01, "schedule": "step", "ema_decay": None}
+    assert asdict(GLAD_PROTOCOL) == shared | glad
+    assert asdict(BASE_PROTOCOL) == shared | base
+
+
+def test_schedules():
+    warm = [SCHEDULES["warmup_cosine"](epoch, 10) for epoch in range(10)]
+    assert warm[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert warm[5:] == pytest.approx([(1 + cos(pi * k / 5)) / 2 for k in range(5)])
+    assert [SCHEDULES["step"](epoch, 5) for epoch in range(5)] == [1, 1, 1, 0.1, 0.1]
+    assert [SCHEDULES[name](0, 1) for name in SCHEDULES] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("epochs", 0), ("batch_size", 1.5), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
+    ("weight_decay", -1.0), ("schedule", "cosine"), ("ema_decay", 1.0), ("augmentation", "flop")])
+def test_impossible_settings_are_a_clear_error(field, value):
+    with pytest.raises(HgladError, match=f"{field}.*{value}|augmentation strategy 'flop'"):
+        TrainingSettings(**{field: value})
+
+
+def test_a_step_is_sgd_with_weight_decay_on_the_mean_cross_entropy():
+    images, labels = some_images(6)
+    network = small_network()
+    before = flat(network)
+    loss = F.cross_entropy(network(2 * images - 1), labels)
+    gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
+    trained = train_classifier(network, images, labels, lambda batch: 2 * batch - 1,
+                               replace(PLAIN, weight_decay=0.01), seeded(0))
+    assert trained is network and not network.training
+    torch.testing.assert_close(flat(network), before - 0.1 * (gradient + 0.01 * before), atol=1e-6, rtol=1e-5)
+
+
+def test_momentum_and_schedule_shape_the_second_step():
+    images, labels = some_images(6)
+    network, rates = nn.Sequential(nn.Flatten(), nn.Linear(256, 10)), [0.1, 0.01]
+    expected, velocity = deepcopy(network), 0
+    for rate in rates:
+        gradient = torch.autograd.grad(F.cross_entropy(expected(images), labels), list(expected.parameters()))
+        velocity = 0.9 * velocity + torch.cat([part.flatten() for part in gradient])
+        torch.nn.utils.vector_to_parameters(flat(expected) - rate * velocity, expected.parameters())
+    settings = replace(PLAIN, epochs=2, schedule="step", weight_decay=0.0)
+    train_classifier(network, images, labels, unchanged, settings, seeded(0))
+    torch.testing.assert_close(flat(network), flat(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_moving_average_is_updated_once_per_epoch_and_keeps_buffers():
+    images, labels = some_images(20)
+    network = small_network(norm="batch")
+    states = [flat(network)]
+    average = train_classifier(network, images, labels, unchanged,
+                               replace(PLAIN, epochs=3, batch_size=8, ema_decay=0.7), seeded(0),
+                               progress=lambda epoch, loss: states.append(flat(network)))
+    expected = states[0]
+    for state in states[1:]:
+        expected = 0.7 * expected + 0.3 * state
+    assert average is not network and not average.training
+    torch.testing.assert_close(flat(average), expected)
+    assert torch.equal(average.features[1].running_mean, network.features[1].running_mean)
+    assert network.features[1].num_batches_tracked == 9
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+    images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 16, 16).contiguous()
+    seen = []
+
+    def record(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(batch[:, 0, 0, 0].tolist())
+        return batch / 10
+
+    train_classifier(small_network(), images, torch.arange(10), record,
+                     replace(PLAIN, epochs=2, batch_size=4), seeded(0))
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
+    first, second = sum(seen[:3], []), sum(seen[3:], [])
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+
+
+def test_augmentation_reaches_the_network():
+    images, labels = some_images(10)
+    results = []
+    for augmentation in ("", "cutout"):
+        network = small_network()
+        settings = replace(PLAIN, augmentation=augmentation)
+        results.append(flat(train_classifier(network, images, labels, unchanged, settings, seeded(0))))
+    assert not torch.allclose(*results)
+
+
+def test_uint8_images_are_scaled_to_one():
+    images, labels = some_images(10)
+    images = (255 * images).to(torch.uint8)
+    both = [flat(train_classifier(small_network(), form, labels, unchanged, PLAIN, seeded(0)))
+            for form in (images, images.float() / 255)]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize(("name", "options"), [("convnet", {"width": 8}), ("vit", {"depth": 1, "dim": 16})])
+def test_training_follows_from_the_generator_alone(name, options):
+    images, labels = some_images(10)
+    settings, state = TrainingSettings(epochs=2, batch_size=4), torch.random.get_rng_state()
+    results = []
+    for seed in (0, 0, 1):
+        network = create_network(name, (1, 16, 16), 10, **options)
+        results.append(flat(train_classifier(network, images, labels, unchanged, settings, seeded(seed))))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_loss_that_is_not_finite_names_step_value_and_rate():
+    images, labels = some_images(10)
+    calls = []
+
+    def spoil(batch: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        return batch * (float("nan") if len(calls) == 5 else 1)    # the second batch of the second epoch
+
+    settings = replace(PLAIN, epochs=3, batch_size=4)
+    with pytest.raises(HgladError, match=r"loss is nan at step 4 with lr 0\.1"):
+        train_classifier(small_network(), images, labels, spoil, settings, seeded(0))
+
+
+@pytest.mark.parametrize(("images", "labels", "message"), [
+    (torch.zeros(3, 1, 16, 16), torch.zeros(2, dtype=torch.int64), r"\(2,\)"),
+    (torch.zeros(0, 1, 16, 16), torch.zeros(0, dtype=torch.int64), "at least 1"),
+    (torch.zeros(1, 16, 16), torch.zeros(1, dtype=torch.int64), r"\(1, 16, 16\)"),
+    (torch.zeros(2, 1, 16, 16), torch.zeros(2), "float32"),
+    (torch.zeros(2, 1, 16, 16), torch.tensor([0, 10]), "label 10"),
+    (torch.zeros(2, 1, 16, 16), torch.tensor([-1, 0]), "label -1")])
+def test_images_and_labels_that_do_not_fit_are_a_clear_error(images, labels, message):
+    with pytest.raises(HgladError, match=message):
+        train_classifier(small_network(), images, labels, unchanged, PLAIN, seeded(0))
+
+
+def test_a_convnet_learns_the_digits_from_ten_images_each():
+    train, test = digits().train, digits().test
+    chosen = train.batch(10, seeded(0))
+    network = create_network("convnet", train.image_shape, 10, width=16)
+    labels = torch.arange(10).repeat_interleave(10)
+    trained = train_classifier(network, chosen.flatten(0, 1), labels, train.normalize, QUICK, seeded(0))
+    assert accuracy(trained, test) > 80
+
+
+class ByBrightness(nn.Module):
+    """Class 0 below a mean of 0, else class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = self.scale * images.mean(dim=(1, 2, 3))
+        return torch.stack([-mean, mean, mean - 1e6], dim=1)
+
+
+def test_accuracies_count_what_the_network_says():
+    test, network = digits().test, ByBrightness()
+    bright = test.normalize(test.images / 255).mean(dim=(1, 2, 3)) > 0
+    assert torch.equal(predict(network, test, batch=7), bright.long())
+    hits = bright.long() == test.labels
+    expected = [100 * hits[test.labels == label].double().mean().item() for label in range(10)]
+    assert class_accuracy(network, test).tolist() == pytest.approx(expected)
+    assert accuracy(network, test) == pytest.approx(100 * hits.double().mean().item())
+
+
+def test_measuring_is_in_eval_mode_and_without_gradients():
+    network = small_network(norm="batch").train()
+    mean = network.features[1].running_mean.clone()
+    assert not predict(network, digits().test).requires_grad
+    assert torch.equal(network.features[1].running_mean, mean)
