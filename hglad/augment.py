@@ -14,17 +14,17 @@ from torch import Tensor
 
 from hglad.errors import HgladError
 from hglad.networks.initialise import host_generator
-from hglad.networks.registry import unknown
+from hglad.registry import unknown
 
-VERSION = 1                                            # raise when the same draws give other images
+VERSION = 1  # raise when the same draws give other images
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
-CROP_PADDING = 0.125                                               # of the side
-CUTOUT_SIDE = 0.5                                                  # of the side
+CROP_PADDING = 0.125  # of the side
+CUTOUT_SIDE = 0.5  # of the side
 FLIP_PROBABILITY = 0.5
 SCALE_RATIO = 1.2
-ROTATION = 15 / 180 * pi                                           # radians
+ROTATION = 15 / 180 * pi  # radians
 
 Draw = Callable[[int, tuple[int, int], torch.Generator], Tensor]
 Apply = Callable[[Tensor, Tensor], Tensor]
@@ -40,8 +40,10 @@ class Transform:
     def __call__(self, images: Tensor) -> Tensor:
         """Apply to (n, ch, h, w) float images; raises `HgladError` when n differs from the parameters'."""
         if images.dim() != 4 or len(images) != len(self.parameters):
-            raise HgladError(f"a transform drawn for {len(self.parameters)} images was given shape "
-                             f"{tuple(images.shape)}; draw it for as many images, (n, ch, h, w)")
+            raise HgladError(
+                f"a transform drawn for {len(self.parameters)} images was given shape "
+                f"{tuple(images.shape)}; draw it for as many images, (n, ch, h, w)"
+            )
         if not images.is_floating_point():
             raise HgladError(f"a transform was given {images.dtype} images; give normalised floats")
         return STRATEGIES[self.strategy][1](images, self.parameters.to(images))
@@ -77,8 +79,10 @@ class Augmentation:
 
 def _uniform(numbers: int) -> Draw:
     """Draws `numbers` numbers in [0, 1) per image."""
+
     def draw(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         return torch.rand(count, numbers, generator=generator, device=generator.device)
+
     return draw
 
 
@@ -104,7 +108,7 @@ def _cutout_side(side: int) -> int:
 
 def _color(images: Tensor, draws: Tensor) -> Tensor:
     """Brightness, then saturation, then contrast; on one channel saturation changes nothing."""
-    brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)    # (n, 1, 1, 1) each
+    brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)  # (n, 1, 1, 1) each
     images = images + (brightness - 0.5) * BRIGHTNESS
     grey = images.mean(dim=1, keepdim=True)
     images = (images - grey) * (saturation * SATURATION) + grey
@@ -134,7 +138,7 @@ def _rotate(images: Tensor, draws: Tensor) -> Tensor:
 
 def _affine(images: Tensor, rows: list[Tensor]) -> Tensor:
     """Sample at the 2 x 3 maps given as six (n,) tensors; bilinear, zero outside."""
-    theta = torch.stack(rows, dim=1).unflatten(1, (2, 3))                                     # (n, 2, 3)
+    theta = torch.stack(rows, dim=1).unflatten(1, (2, 3))  # (n, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
@@ -145,7 +149,7 @@ def _flip(images: Tensor, draws: Tensor) -> Tensor:
 
 def _cutout(images: Tensor, centres: Tensor) -> Tensor:
     rows, columns = (_inside(centres[:, axis], side) for axis, side in enumerate(images.shape[-2:]))
-    square = rows[:, None, :, None] & columns[:, None, None, :]                               # (n, 1, h, w)
+    square = rows[:, None, :, None] & columns[:, None, None, :]  # (n, 1, h, w)
     return images.masked_fill(square, 0)
 
 

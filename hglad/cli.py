@@ -26,11 +26,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hglad", description="Dataset distillation through a generator's layers.")
+    parser = argparse.ArgumentParser(
+        prog="hglad", description="Dataset distillation through a generator's layers."
+    )
     parser.add_argument("--version", action="version", version=f"hglad {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_run, _add_distill, _add_evaluate, _add_notebooks, _add_book, _add_compare, _add_prior, _add_data):
+    for add in (
+        _add_run,
+        _add_distill,
+        _add_evaluate,
+        _add_notebooks,
+        _add_book,
+        _add_compare,
+        _add_prior,
+        _add_data,
+    ):
         add(commands)
     return parser
 
@@ -60,14 +71,16 @@ def _run(options) -> None:
 
     profile = read_profile(options.config)
     store = Store.of_profile(profile.profile, options.results)
-    run_all(plan(profile, options.only), profile, store, options.cores, options.device)
+    run_all(plan(profile, options.only), store, options.cores, options.device)
 
 
 def _add_distill(commands) -> None:
     parser = _command(commands, "distill", _distill, "distil one set")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--objective", default="dm", help="matching objective (default: dm)")
-    parser.add_argument("--search", default="hierarchical", help="pixels, single or hierarchical (the default)")
+    parser.add_argument(
+        "--search", default="hierarchical", help="pixels, single or hierarchical (the default)"
+    )
     parser.add_argument("--prior", help="generator (default: the profile's)")
     parser.add_argument("--ipc", type=int, default=1, help="images per class (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
@@ -89,7 +102,9 @@ def _distill(options) -> None:
 
 
 def _add_evaluate(commands) -> None:
-    parser = _command(commands, "evaluate", _evaluate, "train networks on a distilled set, test them on real images")
+    parser = _command(
+        commands, "evaluate", _evaluate, "train networks on a distilled set, test them on real images"
+    )
     parser.add_argument("folder", help="folder of a distilled set")
     parser.add_argument("--data", required=True, metavar="NAME", help="data set (hglad data list)")
     parser.add_argument("--root", help="folder of the images where the data set needs one")
@@ -140,7 +155,9 @@ def _notebooks(options) -> None:
 def _add_book(commands) -> None:
     parser = _command(commands, "book", _book, "build the book around executed notebooks")
     parser.add_argument("--notebooks", help="folder of the executed notebooks (default: the committed ones)")
-    parser.add_argument("--profile", default="digits", help="profile that the notebooks show (default: digits)")
+    parser.add_argument(
+        "--profile", default="digits", help="profile that the notebooks show (default: digits)"
+    )
     parser.add_argument("--out", default="_build", help="folder that gets html/ (default: _build)")
 
 

@@ -240,13 +240,13 @@ def draw(offsets: tuple[int, ...], per_class: int, generator: torch.Generator) -
     """
     device = generator.device
     sizes = [end - start for start, end in pairwise(offsets)]
-    starts, counts = _starts_and_counts(offsets, device)                            # (classes, 1)
+    starts, counts = _starts_and_counts(offsets, device)  # (classes, 1)
     rounds = math.ceil(per_class / min(sizes))
     keys = torch.rand(rounds, len(sizes), max(sizes), generator=generator, device=device)
-    absent = torch.arange(max(sizes), device=device) >= counts                      # (classes, max size)
+    absent = torch.arange(max(sizes), device=device) >= counts  # (classes, max size)
     order = keys.masked_fill_(absent, torch.inf).topk(min(per_class, max(sizes)), largest=False).indices
-    position = torch.arange(per_class, device=device)                               # (per_class,)
-    row = torch.arange(len(sizes), device=device)[:, None]                          # (classes, 1)
+    position = torch.arange(per_class, device=device)  # (per_class,)
+    row = torch.arange(len(sizes), device=device)[:, None]  # (classes, 1)
     return starts + order[position // counts, row, position % counts]
 
 
@@ -265,7 +265,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])])
     level = torch.arange(256)
     pixels = images[:, 0].numel()
-    mean = (counts * level).sum(1).double() / pixels                                # (ch,) in 0 to 255
+    mean = (counts * level).sum(1).double() / pixels  # (ch,) in 0 to 255
     variance = (counts * level.square()).sum(1).double() / pixels - mean.square()
     return (mean / 255).float(), (variance.clamp(min=1).sqrt() / 255).float()
 
@@ -334,7 +334,7 @@ def _digits(request: Request) -> DataSet:
     from sklearn.model_selection import train_test_split
 
     source = load_digits()
-    images = ((source.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)    # 0..16 to 0..255, rounded
+    images = ((source.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)  # 0..16 to 0..255, rounded
     images = _resized(images, request.resolution or 16, Image.Resampling.BILINEAR)[:, None]
     images = _with_channels(images, request)
     rows = np.arange(len(images))

@@ -9,13 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hglad import search
+from hglad import augment, search, training
 from hglad.data import DataSet, load_data
 from hglad.distilled import DistilledSet, to_uint8
-from hglad.metrics import Metric, create_metric
-from hglad.networks import Classifier, create_network
-from hglad.objectives import create_objective
-from hglad.priors import PixelPrior, Prior, load_prior, prior_hash
+from hglad.metrics import METRICS, Metric, create_metric
+from hglad.networks import NETWORKS, Classifier, create_network
+from hglad.objectives import OBJECTIVES, create_objective
+from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
 from hglad.profile import DataSettings, MetricSettings, Profile, SurrogateSettings
 from hglad.provenance import Stopwatch
 from hglad.search import Search, SearchSettings, SearchState, load_state, save_state
@@ -59,18 +59,39 @@ class DistillationSettings:
             settings = replace(settings, layer=changes.pop("layer"))
         prior = "pixels" if kind == "pixels" else profile.prior
         return cls(
-            profile.data, prior, settings, profile.surrogate, profile.metric, objective, kind, ipc, seed, **changes
+            profile.data,
+            prior,
+            settings,
+            profile.surrogate,
+            profile.metric,
+            objective,
+            kind,
+            ipc,
+            seed,
+            **changes,
         )
 
     @property
     def fingerprint(self) -> str:
         """Key of the result: settings, data, prior and versions of the algorithms."""
-        versions = {"search": search.VERSION, "objective": self.objective}
         used = asdict(self)
+        used["metric"].pop("compared")
         if self.kind != "single":
             used["search"].pop("layer")
-        used["metric"].pop("compared")
-        return fingerprint(used, data_hash(self.data), prior_hash(self.prior), versions)
+        return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
+
+    def _versions(self) -> dict[str, int]:
+        """Versions of the algorithms that make this result."""
+        return {
+            "search": search.VERSION,
+            "augment": augment.VERSION,
+            "training": training.VERSION,
+            "prior": pixels.VERSION if self.prior == "pixels" else stylegan_xl.VERSION,
+            "objective": OBJECTIVES.version(self.objective),
+            "metric": METRICS.version(self.metric.name),
+            "surrogate": NETWORKS.version(self.surrogate.network["name"]),
+            "classifier": NETWORKS.version(self.metric.network["name"]),
+        }
 
 
 @lru_cache(maxsize=2)
@@ -89,7 +110,9 @@ def train_metric_classifier(settings: MetricSettings, data: DataSet) -> Classifi
     """The classifier behind the selection metric, trained on the training images."""
     real = data.train
     rng = torch.Generator(real.images.device).manual_seed(settings.seed)
-    network = create_network(image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network)
+    network = create_network(
+        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network
+    )
     network = network.to(real.images.device)
     return train_classifier(network, real.images, real.labels, real.normalize, settings.training, rng)
 

@@ -70,6 +70,10 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def save_grid(images: Tensor, per_class: int, path: Path | str) -> None:
     """Write images, sorted by class, as a PNG with one column per class."""
-    columns = images.unflatten(0, (-1, per_class)).transpose(0, 1).flatten(0, 1)  # first image of each class first
+    columns = (
+        images.unflatten(0, (-1, per_class)).transpose(0, 1).flatten(0, 1)
+    )  # first image of each class first
     with publish(path) as draft:
-        save_image(make_grid(columns.clamp(0, 1), nrow=len(images) // per_class, padding=1, pad_value=0.5), draft)
+        save_image(
+            make_grid(columns.clamp(0, 1), nrow=len(images) // per_class, padding=1, pad_value=0.5), draft
+        )

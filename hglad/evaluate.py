@@ -37,7 +37,10 @@ def evaluate(
     rows = []
     for label, options in networks.items():
         for repeat in range(repeats):
-            rows.append({"network": label, "repeat": repeat} | _score(distilled, data, options, training, seed, repeat))
+            rows.append(
+                {"network": label, "repeat": repeat}
+                | _score(distilled, data, options, training, seed, repeat)
+            )
     return pd.DataFrame(rows)
 
 

@@ -116,7 +116,7 @@ def decode(path: Path, resolution: int, channels: int) -> np.ndarray:
     where `channels` is 1 raises `HgladError`, as does a broken file. EXIF orientation is not applied.
     """
     image = fit(_in_channels(_read_image(path), channels, path), resolution)
-    pixels = np.asarray(image)                                  # (h, w) or (h, w, ch)
+    pixels = np.asarray(image)  # (h, w) or (h, w, ch)
     return pixels.reshape(resolution, resolution, channels).transpose(2, 0, 1)
 
 

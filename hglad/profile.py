@@ -115,9 +115,13 @@ class Profile:
         _check_names("sets.searches", self.sets["searches"], KINDS)
         _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
         named = {"surrogate.network": self.surrogate.network, "metric.network": self.metric.network}
-        for key, options in (named | {f"networks.{label}": value for label, value in self.networks.items()}).items():
+        for key, options in (
+            named | {f"networks.{label}": value for label, value in self.networks.items()}
+        ).items():
             if not isinstance(options, dict) or "name" not in options:
-                raise HgladError(f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}")
+                raise HgladError(
+                    f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}"
+                )
             _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
 
 

@@ -20,10 +20,14 @@ def commit() -> dict:
     """Commit of the project when this process first asked, and whether its code was changed; empty outside git."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", PROJECT, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", PROJECT, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "hglad", "configs", "data/priors")
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", "hglad", "configs", "data/priors"
+        )
         return {"commit": git("rev-parse", "HEAD"), "clean": not changed}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}

@@ -15,7 +15,7 @@ from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.storage import read_metadata, read_tensors, write_tensors
 
-VERSION = 1
+VERSION = 1  # raise when the same settings and seed give another set
 KINDS = ("pixels", "single", "hierarchical")
 
 
@@ -56,7 +56,9 @@ class SearchSettings:
         _expect(self.select_every >= 1, "select_every", self.select_every, "at least 1")
         _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
         _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
-        _expect(self.stages == tuple(sorted(set(self.stages))), "stages", self.stages, "ascending split points")
+        _expect(
+            self.stages == tuple(sorted(set(self.stages))), "stages", self.stages, "ascending split points"
+        )
 
 
 def _expect(condition: bool, key: str, value: object, expected: str) -> None:
@@ -89,10 +91,16 @@ def plan_stages(kind: str, settings: SearchSettings, layers: tuple[str, ...]) ->
     last = len(layers) - 1
     if kind not in KINDS:
         raise HgladError(f"unknown search '{kind}': expected {', '.join(KINDS)}")
-    points = {"pixels": (last,), "single": (settings.layer,), "hierarchical": settings.stages or tuple(range(last + 1))}
+    points = {
+        "pixels": (last,),
+        "single": (settings.layer,),
+        "hierarchical": settings.stages or tuple(range(last + 1)),
+    }
     for point in points[kind]:
         if not 0 <= point <= last:
-            raise HgladError(f"split point {point} does not exist: expected 0 to {last} ({', '.join(layers)})")
+            raise HgladError(
+                f"split point {point} does not exist: expected 0 to {last} ({', '.join(layers)})"
+            )
     count = len(points[kind])
     _expect(settings.steps >= count, "steps", settings.steps, f"at least one for each of the {count} stages")
     stages = []
@@ -248,7 +256,9 @@ class Search:
         """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
         variables = latents.map(lambda x: x.detach().requires_grad_())
         images = self.prior.decode(variables, stage.layer)
-        image_gradient, logs = self.objective.gradient(images.detach(), self.labels, self.real, self.generator)
+        image_gradient, logs = self.objective.gradient(
+            images.detach(), self.labels, self.real, self.generator
+        )
         inputs = [x for x in _pair(variables) if x is not None]
         gradients = iter(torch.autograd.grad(images, inputs, image_gradient))
         return variables.map(lambda _: next(gradients)), float(logs["loss"])
@@ -268,9 +278,7 @@ class Search:
         images = self.prior.decode(state.latents, self.stages[state.stage].layer).detach().clone()
         self._check_finite(images, state)
         distance = self.metric(images, self.labels)
-        state = replace(
-            state, decoded=images, history=(*state.history, (state.stage, state.step, distance))
-        )
+        state = replace(state, decoded=images, history=(*state.history, (state.stage, state.step, distance)))
         newest = self.settings.selection == "last"
         if newest or distance < state.stage_distance:
             state = replace(state, stage_best=state.latents.detach(), stage_distance=distance)
@@ -293,7 +301,9 @@ def _pair(latents: Latents) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _combine(function, first: Latents, second: Latents) -> Latents:
-    return Latents(*(None if a is None else function(a, b) for a, b in zip(_pair(first), _pair(second), strict=True)))
+    return Latents(
+        *(None if a is None else function(a, b) for a, b in zip(_pair(first), _pair(second), strict=True))
+    )
 
 
 LATENT_FIELDS = ("latents", "velocity", "stage_best")

@@ -31,7 +31,9 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
         HgladError: unknown key (with the nearest one), missing key, or a value of another type.
     """
     if not isinstance(values, dict):
-        raise HgladError(f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values")
+        raise HgladError(
+            f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values"
+        )
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
@@ -48,7 +50,11 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    return (
+        hint.__name__
+        if isinstance(hint, type) and not typing.get_args(hint)
+        else str(hint).replace("typing.", "")
+    )
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -62,7 +68,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(items) == len(value):
-            return tuple(_convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True)))
+            return tuple(
+                _convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
+            )
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):

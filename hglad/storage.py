@@ -68,7 +68,9 @@ def read_json(path: Path | str) -> dict:
         raise HgladError(f"cannot read {path}: {error}; delete it to have it made again") from error
 
 
-def write_tensors(path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write named tensors (moved to the CPU) as safetensors; `metadata` goes into the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with publish(path) as draft:

@@ -14,7 +14,7 @@ from hglad.augment import DSA, Augmentation
 from hglad.errors import HgladError
 from hglad.networks.initialise import dropout_from
 
-VERSION = 1                                            # raise when the same settings train otherwise
+VERSION = 1  # raise when the same settings train otherwise
 
 Normalize = Callable[[Tensor], Tensor]
 
@@ -22,8 +22,8 @@ Normalize = Callable[[Tensor], Tensor]
 class LabelledImages(Protocol):
     """What measuring needs of `hglad.data.RealData`."""
 
-    images: Tensor                                                 # uint8 (n, ch, h, w)
-    labels: Tensor                                                 # int64 (n,)
+    images: Tensor  # uint8 (n, ch, h, w)
+    labels: Tensor  # int64 (n,)
     classes: tuple[str, ...]
 
     def normalize(self, images: Tensor) -> Tensor: ...
@@ -59,8 +59,12 @@ class TrainingSettings:
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
         _check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or a positive number")
         _check(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
-        _check(self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay,
-               "None or a number from 0 to below 1")
+        _check(
+            self.ema_decay is None or 0 <= self.ema_decay < 1,
+            "ema_decay",
+            self.ema_decay,
+            "None or a number from 0 to below 1",
+        )
         Augmentation(self.augmentation)
 
 
@@ -77,7 +81,7 @@ def _warmup_cosine(epoch: int, epochs: int) -> float:
     return (1 + cos(pi * (epoch - half) / (epochs - half))) / 2
 
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {              # (epoch from 0, epochs) -> factor on lr
+SCHEDULES: dict[str, Callable[[int, int], float]] = {  # (epoch from 0, epochs) -> factor on lr
     "warmup_cosine": _warmup_cosine,
     "step": lambda epoch, epochs: 0.1 if 2 * epoch >= epochs > 1 else 1.0,
     "constant": lambda epoch, epochs: 1.0,
@@ -89,9 +93,15 @@ BASE_PROTOCOL = TrainingSettings(lr=0.01, schedule="step", ema_decay=None)
 """The evaluation of DSA and DM; that of DC has 300 epochs and the augmentation "crop_scale_rotate"."""
 
 
-def train_classifier(network: nn.Module, images: Tensor, labels: Tensor, normalize: Normalize,
-                     settings: TrainingSettings, generator: torch.Generator,
-                     progress: Callable[[int, float], None] | None = None) -> nn.Module:
+def train_classifier(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    normalize: Normalize,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    progress: Callable[[int, float], None] | None = None,
+) -> nn.Module:
     """Train `network` in place; return the moving average of it, or itself when there is none, in eval mode.
 
     `images` (n, ch, h, w) are uint8 or float in [0, 1], `labels` (n,) class indices; both are moved to the
@@ -104,8 +114,9 @@ def train_classifier(network: nn.Module, images: Tensor, labels: Tensor, normali
     _check_labels(images, labels)
     _check_classes(network, labels)
     average = None if settings.ema_decay is None else deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.SGD(network.parameters(), settings.lr, settings.momentum,
-                                weight_decay=settings.weight_decay, foreach=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
+    )
     network.train()
     with dropout_from(network, generator):
         for epoch in range(settings.epochs):
@@ -121,8 +132,10 @@ def train_classifier(network: nn.Module, images: Tensor, labels: Tensor, normali
 
 def _check_labels(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or labels.shape != images.shape[:1] or len(labels) == 0:
-        raise HgladError(f"training got images of shape {tuple(images.shape)} and labels of shape "
-                         f"{tuple(labels.shape)}; give (n, ch, h, w) and (n,) with n of at least 1")
+        raise HgladError(
+            f"training got images of shape {tuple(images.shape)} and labels of shape "
+            f"{tuple(labels.shape)}; give (n, ch, h, w) and (n,) with n of at least 1"
+        )
     if labels.dtype != torch.int64:
         raise HgladError(f"training got labels of type {labels.dtype}; give class indices as torch.int64")
 
@@ -132,8 +145,10 @@ def _check_classes(network: nn.Module, labels: Tensor) -> None:
     classes = getattr(getattr(network, "classifier", None), "out_features", torch.inf)
     for label in (labels.min().item(), labels.max().item()):
         if not 0 <= label < classes:
-            raise HgladError(f"training got the label {label} for a network of {classes} classes; "
-                             "create the network with as many classes as there are labels")
+            raise HgladError(
+                f"training got the label {label} for a network of {classes} classes; "
+                "create the network with as many classes as there are labels"
+            )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, settings: TrainingSettings, epoch: int) -> None:
@@ -141,8 +156,15 @@ def _set_rate(optimizer: torch.optim.Optimizer, settings: TrainingSettings, epoc
         group["lr"] = settings.lr * SCHEDULES[settings.schedule](epoch, settings.epochs)
 
 
-def _train_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor,
-                 normalize: Normalize, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
+def _train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    normalize: Normalize,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+) -> Tensor:
     """One pass in random order; the loss of every step, (steps,)."""
     augmentation = Augmentation(settings.augmentation)
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
@@ -168,8 +190,10 @@ def _check_losses(losses: Tensor, epoch: int, lr: float) -> None:
     finite = losses.isfinite()
     if not finite.all():
         first = int((~finite).int().argmax())
-        raise HgladError(f"the training loss is {losses[first].item()} at step {epoch * len(losses) + first} "
-                         f"with lr {lr:g}; lower lr or look for images that are not finite")
+        raise HgladError(
+            f"the training loss is {losses[first].item()} at step {epoch * len(losses) + first} "
+            f"with lr {lr:g}; lower lr or look for images that are not finite"
+        )
 
 
 def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:

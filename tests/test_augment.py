@@ -26,9 +26,15 @@ def ramps(height: int, width: int) -> torch.Tensor:
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("color_crpo", "did you mean 'crop'"), ("color__flip", "unknown augmentation strategy ''"),
-    ("none", "'none'"), ("colour", "did you mean 'color'")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("color_crpo", "did you mean 'crop'"),
+        ("color__flip", "unknown augmentation strategy ''"),
+        ("none", "'none'"),
+        ("colour", "did you mean 'color'"),
+    ],
+)
 def test_unknown_strategies_are_a_clear_error(text, message):
     with pytest.raises(HgladError, match=message):
         Augmentation(text)
@@ -48,7 +54,7 @@ def test_crop_shifts_whole_pixels_and_fills_with_zero(size):
     result = transform(images)
     for image, (down, right), got in zip(images, transform.parameters.tolist(), result, strict=True):
         padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
-        expected = padded[:, 4 + down:4 + down + size[0], 4 + right:4 + right + size[1]]
+        expected = padded[:, 4 + down : 4 + down + size[0], 4 + right : 4 + right + size[1]]
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
@@ -61,10 +67,10 @@ def test_cutout_blanks_one_rectangle_of_half_the_sides(size, square):
     for image, centre in zip(blank[:, 0], transform.parameters.tolist(), strict=True):
         expected = torch.zeros(size, dtype=torch.bool)
         top, left = (middle - side // 2 for middle, side in zip(centre, square, strict=True))
-        expected[max(0, top):top + square[0], max(0, left):left + square[1]] = True
+        expected[max(0, top) : top + square[0], max(0, left) : left + square[1]] = True
         assert torch.equal(image, expected)
     assert blank[:, 0].flatten(1).sum(1).max() == square[0] * square[1]
-    assert blank[:, 0].any(0).all()                                # every pixel is hit by some square
+    assert blank[:, 0].any(0).all()  # every pixel is hit by some square
 
 
 def test_flip_mirrors_about_half_of_the_images():
@@ -103,7 +109,8 @@ def test_color_is_brightness_then_saturation_then_contrast():
     images = noise(8, 3, 5, 5)
     transform = Augmentation("color").draw(8, (5, 5), seeded(1))
     for image, (brightness, saturation, contrast), got in zip(
-            images, transform.parameters, transform(images), strict=True):
+        images, transform.parameters, transform(images), strict=True
+    ):
         bright = image + brightness - 0.5
         grey = bright.mean(0)
         saturated = grey + 2 * saturation * (bright - grey)
@@ -152,9 +159,14 @@ def test_draws_follow_from_the_generator_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("images", "message"), [
-    (torch.zeros(3, 1, 8, 8), "drawn for 2 images"), (torch.zeros(2, 8, 8), r"\(2, 8, 8\)"),
-    (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "uint8")])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 1, 8, 8), "drawn for 2 images"),
+        (torch.zeros(2, 8, 8), r"\(2, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "uint8"),
+    ],
+)
 def test_images_that_do_not_fit_are_a_clear_error(images, message):
     with pytest.raises(HgladError, match=message):
         Augmentation("flip").draw(2, (8, 8), seeded(0))(images)

@@ -9,7 +9,7 @@ from torch import nn
 from hglad.errors import HgladError
 from hglad.networks import NETWORKS, Classifier, create_network, initialise
 from hglad.networks.initialise import dropout_from
-from hglad.networks.registry import Registry
+from hglad.registry import Registry
 from hglad.storage import read_tensors
 
 FIXTURE = Path(__file__).parent / "fixtures" / "matching.safetensors"
@@ -93,8 +93,10 @@ def test_instance_norm_ignores_brightness_and_contrast_of_a_map():
     torch.testing.assert_close(first(3 * maps + 5), first(maps), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("side", "options", "norms"), [
-    (32, {}, 13), (128, {}, 0), (128, {"layer_norm": True}, 21), (16, {"layer_norm": False}, 0)])
+@pytest.mark.parametrize(
+    ("side", "options", "norms"),
+    [(32, {}, 13), (128, {}, 0), (128, {"layer_norm": True}, 21), (16, {"layer_norm": False}, 0)],
+)
 def test_vit_layer_norm_of_both_variants(side, options, norms):
     network = create_network("vit", (3, side, side), **options)
     assert sum(isinstance(module, nn.LayerNorm) for module in network.modules()) == norms
@@ -103,27 +105,30 @@ def test_vit_layer_norm_of_both_variants(side, options, norms):
 def test_vit_maps_are_where_their_patches_are():
     network = create_network("vit", (1, 8, 12), depth=1, dim=16, dropout=0.0)
     images = torch.zeros(1, 1, 8, 12)
-    images[..., 4:8, 8:12] = 1                                     # the patch in row 1, column 2
+    images[..., 4:8, 8:12] = 1  # the patch in row 1, column 2
     change = network.feature_maps(images) - network.feature_maps(torch.zeros(1, 1, 8, 12))
     assert change[0].any(dim=0).nonzero().tolist() == [[1, 2]]
 
 
-@pytest.mark.parametrize(("name", "shape", "options", "message"), [
-    ("convnett", (3, 32, 32), {}, "did you mean 'convnet'"),
-    ("convnet", (3, 32, 32), {"widht": 3}, "did you mean 'width'"),
-    ("resnet18", (3, 32, 32), {"width": 3}, "width"),
-    ("convnet", (3, 32, 32), {"norm": "instanse"}, "did you mean 'instance'"),
-    ("convnet", (3, 32, 32), {"depth": 0}, "depth=0"),
-    ("convnet", (3, 16, 16), {"depth": 5}, "at least 32 x 32 px, got 16 x 16"),
-    ("alexnet", (3, 32, 7), {}, "at least 8 x 8 px, got 32 x 7"),
-    ("vgg11", (3, 3, 3), {}, "at least 4 x 4"),
-    ("resnet18", (3, 8, 8), {}, "at least 9 x 9"),
-    ("vit", (3, 18, 16), {}, "18 x 16 px into patches of 4 px"),
-    ("vit", (3, 16, 16), {"patch": 32}, "at least 32 x 32"),
-    ("vit", (3, 16, 16), {"dropout": 1.5}, "dropout=1.5"),
-    ("convnet", (3, 32), {}, "channels, height, width"),
-    ("convnet", (0, 32, 32), {}, "channels=0"),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("convnett", (3, 32, 32), {}, "did you mean 'convnet'"),
+        ("convnet", (3, 32, 32), {"widht": 3}, "did you mean 'width'"),
+        ("resnet18", (3, 32, 32), {"width": 3}, "width"),
+        ("convnet", (3, 32, 32), {"norm": "instanse"}, "did you mean 'instance'"),
+        ("convnet", (3, 32, 32), {"depth": 0}, "depth=0"),
+        ("convnet", (3, 16, 16), {"depth": 5}, "at least 32 x 32 px, got 16 x 16"),
+        ("alexnet", (3, 32, 7), {}, "at least 8 x 8 px, got 32 x 7"),
+        ("vgg11", (3, 3, 3), {}, "at least 4 x 4"),
+        ("resnet18", (3, 8, 8), {}, "at least 9 x 9"),
+        ("vit", (3, 18, 16), {}, "18 x 16 px into patches of 4 px"),
+        ("vit", (3, 16, 16), {"patch": 32}, "at least 32 x 32"),
+        ("vit", (3, 16, 16), {"dropout": 1.5}, "dropout=1.5"),
+        ("convnet", (3, 32), {}, "channels, height, width"),
+        ("convnet", (0, 32, 32), {}, "channels=0"),
+    ],
+)
 def test_what_cannot_be_made_is_a_clear_error(name, shape, options, message):
     with pytest.raises(HgladError, match=message):
         create_network(name, shape, **options)

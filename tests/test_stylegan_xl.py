@@ -97,7 +97,9 @@ def test_gradient_against_finite_differences(settings, weights, reference):
 
 def test_samples_average_mapped_noise(generator):
     labels = torch.tensor([3, 5])
-    first, again = (generator.sample(labels, torch.Generator().manual_seed(1), average=50).w for _ in range(2))
+    first, again = (
+        generator.sample(labels, torch.Generator().manual_seed(1), average=50).w for _ in range(2)
+    )
     single = generator.sample(labels, torch.Generator().manual_seed(1)).w
     centre = generator.sample(labels, torch.Generator().manual_seed(2), average=2000).w
     assert first.shape == (2, 9, 64) and torch.equal(first, again)

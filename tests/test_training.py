@@ -54,8 +54,13 @@ def digits() -> DataSet:
 
 
 def test_protocols_are_the_published_ones():
-    shared = {"epochs": 1000, "batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4,
-              "augmentation": "color_crop_cutout_flip_scale_rotate"}
+    shared = {
+        "epochs": 1000,
+        "batch_size": 256,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "augmentation": "color_crop_cutout_flip_scale_rotate",
+    }
     glad = {"lr": 0.001, "schedule": "warmup_cosine", "ema_decay": 0.995}
     base = {"lr": 0.01, "schedule": "step", "ema_decay": None}
     assert asdict(GLAD_PROTOCOL) == shared | glad
@@ -70,9 +75,20 @@ def test_schedules():
     assert [SCHEDULES[name](0, 1) for name in SCHEDULES] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("epochs", 0), ("batch_size", 1.5), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
-    ("weight_decay", -1.0), ("schedule", "cosine"), ("ema_decay", 1.0), ("augmentation", "flop")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 1.5),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("schedule", "cosine"),
+        ("ema_decay", 1.0),
+        ("augmentation", "flop"),
+    ],
+)
 def test_impossible_settings_are_a_clear_error(field, value):
     with pytest.raises(HgladError, match=f"{field}.*{value}|augmentation strategy 'flop'"):
         TrainingSettings(**{field: value})
@@ -84,8 +100,9 @@ def test_a_step_is_sgd_with_weight_decay_on_the_mean_cross_entropy():
     before = flat(network)
     loss = F.cross_entropy(network(2 * images - 1), labels)
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
-    trained = train_classifier(network, images, labels, lambda batch: 2 * batch - 1,
-                               replace(PLAIN, weight_decay=0.01), seeded(0))
+    trained = train_classifier(
+        network, images, labels, lambda batch: 2 * batch - 1, replace(PLAIN, weight_decay=0.01), seeded(0)
+    )
     assert trained is network and not network.training
     torch.testing.assert_close(flat(network), before - 0.1 * (gradient + 0.01 * before), atol=1e-6, rtol=1e-5)
 
@@ -107,9 +124,15 @@ def test_moving_average_is_updated_once_per_epoch_and_keeps_buffers():
     images, labels = some_images(20)
     network = small_network(norm="batch")
     states = [flat(network)]
-    average = train_classifier(network, images, labels, unchanged,
-                               replace(PLAIN, epochs=3, batch_size=8, ema_decay=0.7), seeded(0),
-                               progress=lambda epoch, loss: states.append(flat(network)))
+    average = train_classifier(
+        network,
+        images,
+        labels,
+        unchanged,
+        replace(PLAIN, epochs=3, batch_size=8, ema_decay=0.7),
+        seeded(0),
+        progress=lambda epoch, loss: states.append(flat(network)),
+    )
     expected = states[0]
     for state in states[1:]:
         expected = 0.7 * expected + 0.3 * state
@@ -127,8 +150,9 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
         seen.append(batch[:, 0, 0, 0].tolist())
         return batch / 10
 
-    train_classifier(small_network(), images, torch.arange(10), record,
-                     replace(PLAIN, epochs=2, batch_size=4), seeded(0))
+    train_classifier(
+        small_network(), images, torch.arange(10), record, replace(PLAIN, epochs=2, batch_size=4), seeded(0)
+    )
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     first, second = sum(seen[:3], []), sum(seen[3:], [])
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
@@ -147,8 +171,10 @@ def test_augmentation_reaches_the_network():
 def test_uint8_images_are_scaled_to_one():
     images, labels = some_images(10)
     images = (255 * images).to(torch.uint8)
-    both = [flat(train_classifier(small_network(), form, labels, unchanged, PLAIN, seeded(0)))
-            for form in (images, images.float() / 255)]
+    both = [
+        flat(train_classifier(small_network(), form, labels, unchanged, PLAIN, seeded(0)))
+        for form in (images, images.float() / 255)
+    ]
     assert torch.equal(*both)
 
 
@@ -170,20 +196,24 @@ def test_a_loss_that_is_not_finite_names_step_value_and_rate():
 
     def spoil(batch: torch.Tensor) -> torch.Tensor:
         calls.append(0)
-        return batch * (float("nan") if len(calls) == 5 else 1)    # the second batch of the second epoch
+        return batch * (float("nan") if len(calls) == 5 else 1)  # the second batch of the second epoch
 
     settings = replace(PLAIN, epochs=3, batch_size=4)
     with pytest.raises(HgladError, match=r"loss is nan at step 4 with lr 0\.1"):
         train_classifier(small_network(), images, labels, spoil, settings, seeded(0))
 
 
-@pytest.mark.parametrize(("images", "labels", "message"), [
-    (torch.zeros(3, 1, 16, 16), torch.zeros(2, dtype=torch.int64), r"\(2,\)"),
-    (torch.zeros(0, 1, 16, 16), torch.zeros(0, dtype=torch.int64), "at least 1"),
-    (torch.zeros(1, 16, 16), torch.zeros(1, dtype=torch.int64), r"\(1, 16, 16\)"),
-    (torch.zeros(2, 1, 16, 16), torch.zeros(2), "float32"),
-    (torch.zeros(2, 1, 16, 16), torch.tensor([0, 10]), "label 10"),
-    (torch.zeros(2, 1, 16, 16), torch.tensor([-1, 0]), "label -1")])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(3, 1, 16, 16), torch.zeros(2, dtype=torch.int64), r"\(2,\)"),
+        (torch.zeros(0, 1, 16, 16), torch.zeros(0, dtype=torch.int64), "at least 1"),
+        (torch.zeros(1, 16, 16), torch.zeros(1, dtype=torch.int64), r"\(1, 16, 16\)"),
+        (torch.zeros(2, 1, 16, 16), torch.zeros(2), "float32"),
+        (torch.zeros(2, 1, 16, 16), torch.tensor([0, 10]), "label 10"),
+        (torch.zeros(2, 1, 16, 16), torch.tensor([-1, 0]), "label -1"),
+    ],
+)
 def test_images_and_labels_that_do_not_fit_are_a_clear_error(images, labels, message):
     with pytest.raises(HgladError, match=message):
         train_classifier(small_network(), images, labels, unchanged, PLAIN, seeded(0))

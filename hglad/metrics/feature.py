@@ -7,7 +7,7 @@ from hglad.data import RealData
 from hglad.metrics.registry import register_metric
 from hglad.networks.registry import Classifier
 
-VERSION = 1
+VERSION = 1  # raise when the same images give another distance
 BATCH = 512
 
 
@@ -27,7 +27,9 @@ class FeatureDistance:
     def vectors(self, images: Tensor, labels: Tensor) -> Tensor:
         """Vectors (n, K) of images in [0, 1]."""
         parts = zip(images.split(BATCH), labels.to(images.device).split(BATCH), strict=True)
-        return torch.cat([self.reduce(self.classifier.feature_maps(self.real.normalize(x)), y) for x, y in parts])
+        return torch.cat(
+            [self.reduce(self.classifier.feature_maps(self.real.normalize(x)), y) for x, y in parts]
+        )
 
     def reduce(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Vectors (n, K) of feature maps (n, K, h, w): their spatial mean."""
@@ -37,6 +39,7 @@ class FeatureDistance:
         """Distance of images (n, channels, height, width) in [0, 1]."""
         vectors = self.vectors(images, labels)
         distances = [
-            (vectors[labels == label].mean(dim=0) - real).square().sum() for label, real in enumerate(self.real_means)
+            (vectors[labels == label].mean(dim=0) - real).square().sum()
+            for label, real in enumerate(self.real_means)
         ]
         return torch.stack(distances).sum().item()

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hglad.networks.registry import Registry
+from hglad.registry import Registry
 
 
 class Metric(Protocol):

@@ -4,7 +4,10 @@ from math import log2
 
 from torch import nn
 
-from hglad.networks.registry import Classifier, register_network, require, require_size, unknown
+from hglad.networks.registry import Classifier, register_network, require, require_size
+from hglad.registry import unknown
+
+VERSION = 1  # raise when the same parameters give other outputs
 
 NORMS = {
     "instance": lambda width: [instance_norm(width)],
@@ -44,8 +47,14 @@ class ConvNet(Classifier):
     which has no parameters, stands apart so that the feature maps are those before it.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, depth: int | None = None,
-                 width: int = 128, norm: str = "instance") -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        depth: int | None = None,
+        width: int = 128,
+        norm: str = "instance",
+    ) -> None:
         super().__init__(image_shape)
         depth = default_depth(image_shape) if depth is None else depth
         require("convnet", depth=depth, width=width)

@@ -26,8 +26,10 @@ def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
 def redraw(module: nn.Module, generator: torch.Generator) -> None:
     """The rule of one module type for its own parameters; `@redraw.register` adds one."""
     if next(module.parameters(recurse=False), None) is not None:
-        raise HgladError(f"no rule to initialise a {type(module).__name__}; register one with "
-                         "hglad.networks.initialise.redraw.register")
+        raise HgladError(
+            f"no rule to initialise a {type(module).__name__}; register one with "
+            "hglad.networks.initialise.redraw.register"
+        )
 
 
 @redraw.register(nn.Linear)
@@ -44,7 +46,7 @@ def _redraw_affine(module: nn.Linear | nn.Conv2d, generator: torch.Generator) ->
 @redraw.register(nn.LayerNorm)
 @redraw.register(nn.BatchNorm2d)
 def _redraw_norm(module: nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d, generator: torch.Generator) -> None:
-    module.reset_parameters()                                      # ones and zeros, no draw
+    module.reset_parameters()  # ones and zeros, no draw
 
 
 def fill_uniform(parameter: Tensor, bound: float, generator: torch.Generator) -> None:
@@ -88,7 +90,7 @@ def dropout_from(network: nn.Module, generator: torch.Generator) -> Iterator[Non
     device = next(network.parameters()).device
     seed = int(torch.randint(2**62, (), generator=host_generator(generator)))
     if generator.device.type != "cpu":
-        torch.rand((), generator=generator, device=generator.device)   # moves the offset on
+        torch.rand((), generator=generator, device=generator.device)  # moves the offset on
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,58 +1,11 @@
 """Names of components, and what every classifier network offers."""
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
-from hglad.settings import suggestion
-
-
-def unknown(kind: str, name: object, known: list[str]) -> HgladError:
-    """The error for a name that is not among `known`, with the nearest one as advice."""
-    return HgladError(f"unknown {kind} {name!r}: {suggestion(str(name), known) if known else 'it has none'}")
-
-
-class Registry:
-    """Factories by name; `given` names the arguments that the caller and not the user fills in."""
-
-    def __init__(self, kind: str, given: tuple[str, ...] = ()) -> None:
-        self.kind = kind
-        self.given = given
-        self.factories: dict[str, Callable[..., Any]] = {}
-
-    def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Decorator that enters a class or function under `name`."""
-
-        def enter(factory: Callable[..., Any]) -> Callable[..., Any]:
-            if name in self.factories:
-                raise HgladError(f"the {self.kind} {name!r} is registered twice; choose another name")
-            self.factories[name] = factory
-            return factory
-
-        return enter
-
-    def names(self) -> list[str]:
-        return sorted(self.factories)
-
-    def options(self, name: str) -> list[str]:
-        """Names of the options that the user may set for `name`."""
-        if name not in self.factories:
-            raise unknown(self.kind, name, self.names())
-        return [key for key in inspect.signature(self.factories[name]).parameters if key not in self.given]
-
-    def create(self, name: str, *arguments: object, **options: object) -> Any:
-        """Call the factory `name`; an unknown name or option raises `HgladError`."""
-        known = self.options(name)
-        for option in options:
-            if option not in known:
-                raise unknown(f"option of the {self.kind} {name!r},", option, known)
-        return self.factories[name](*arguments, **options)
-
+from hglad.registry import Registry
 
 NETWORKS = Registry("network", given=("image_shape", "classes"))
 register_network = NETWORKS.register
@@ -79,7 +32,7 @@ class Classifier(nn.Module):
         reads: the last ones before the final pooling. Logits are `classifier(embedding)`, so the gradient
         of a logit with respect to the maps exists.
         """
-        maps = self.features(images)                               # (n, K, h', w')
+        maps = self.features(images)  # (n, K, h', w')
         return maps, self.pool(maps).flatten(1)
 
     def feature_maps(self, images: Tensor) -> Tensor:
@@ -88,7 +41,7 @@ class Classifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(..., ch, h, w) -> input of the last linear layer, (..., features)."""
-        batch = self._checked(images).flatten(0, -4)               # (n, ch, h, w)
+        batch = self._checked(images).flatten(0, -4)  # (n, ch, h, w)
         return self.maps_and_embedding(batch)[1].unflatten(0, images.shape[:-3])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,8 +50,10 @@ class Classifier(nn.Module):
 
     def _checked(self, images: Tensor) -> Tensor:
         if images.dim() < 4 or tuple(images.shape[-3:]) != self.image_shape:
-            raise HgladError(f"images of shape {tuple(images.shape)} given to a network made for images of "
-                             f"{self.image_shape}; create it with their image_shape")
+            raise HgladError(
+                f"images of shape {tuple(images.shape)} given to a network made for images of "
+                f"{self.image_shape}; create it with their image_shape"
+            )
         return images
 
 
@@ -113,12 +68,19 @@ def require_size(kind: str, image_shape: tuple[int, int, int], smallest: int) ->
     """Raise `HgladError` when a side of the image is below `smallest` pixels."""
     _, height, width = image_shape
     if min(height, width) < smallest:
-        raise HgladError(f"{kind} needs images of at least {smallest} x {smallest} px, "
-                         f"got {height} x {width}; use larger images or another network")
+        raise HgladError(
+            f"{kind} needs images of at least {smallest} x {smallest} px, "
+            f"got {height} x {width}; use larger images or another network"
+        )
 
 
-def create_network(name: str, image_shape: tuple[int, int, int], classes: int = 10,
-                   generator: torch.Generator | None = None, **options: object) -> Classifier:
+def create_network(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int = 10,
+    generator: torch.Generator | None = None,
+    **options: object,
+) -> Classifier:
     """A freshly initialised classifier on the CPU.
 
     `image_shape` is (channels, height, width); `generator` draws the parameters (None: seed 0, the same bits
@@ -129,7 +91,7 @@ def create_network(name: str, image_shape: tuple[int, int, int], classes: int = 
         raise HgladError(f"image_shape is {tuple(image_shape)}; give (channels, height, width)")
     channels, height, width = image_shape
     require(f"the network {name!r}", channels=channels, height=height, width=width, classes=classes)
-    with torch.device("meta"):                                     # no draw from the global generator
+    with torch.device("meta"):  # no draw from the global generator
         network = NETWORKS.create(name, tuple(image_shape), classes, **options)
     network.to_empty(device="cpu")
     return initialise(network, generator or torch.Generator().manual_seed(0))

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 from hglad.networks.convnet import first_convolution, instance_norm
 from hglad.networks.registry import Classifier, register_network, require_size
 
-WIDTHS = (64, 128, 256, 512)                                       # two blocks each
+VERSION = 1  # raise when the same parameters give other outputs
+
+WIDTHS = (64, 128, 256, 512)  # two blocks each
 
 
 class BasicBlock(nn.Module):
@@ -14,8 +16,11 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), instance_norm(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), instance_norm(width),
+            nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False),
+            instance_norm(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            instance_norm(width),
         )
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != width:

@@ -5,6 +5,8 @@ from torch import nn
 from hglad.networks.convnet import first_convolution, instance_norm, size_after
 from hglad.networks.registry import Classifier, register_network, require_size
 
+VERSION = 1  # raise when the same parameters give other outputs
+
 BLOCKS = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # widths; a max pool by 2 follows each
 
 

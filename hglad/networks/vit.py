@@ -8,6 +8,8 @@ from hglad.errors import HgladError
 from hglad.networks.initialise import fill_normal, redraw
 from hglad.networks.registry import Classifier, register_network, require, require_size
 
+VERSION = 1  # raise when the same parameters give other outputs
+
 
 class Tokens(nn.Module):
     """Images to tokens: linear embedding of patches, a class token in front, learned positions, dropout."""
@@ -22,10 +24,10 @@ class Tokens(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = F.unfold(images, self.patch, stride=self.patch).mT    # (n, patches, ch * patch^2)
+        patches = F.unfold(images, self.patch, stride=self.patch).mT  # (n, patches, ch * patch^2)
         tokens = self.embedding(patches)
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return self.dropout(tokens + self.positions)    # (n, 1 + patches, dim)
+        return self.dropout(tokens + self.positions)  # (n, 1 + patches, dim)
 
 
 @redraw.register(Tokens)
@@ -45,8 +47,8 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))    # (n, tokens, 3, heads, head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)    # (n, heads, tokens, head_dim)
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (n, tokens, 3, heads, head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, heads, tokens, head_dim)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
 
@@ -54,12 +56,19 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with a residual connection and its norm in front."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, mlp: int, dropout: float,
-                 layer_norm: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, mlp: int, dropout: float, layer_norm: bool
+    ) -> None:
         super().__init__()
         self.attention = nn.Sequential(_norm(dim, layer_norm), Attention(dim, heads, head_dim, dropout))
-        self.mlp = nn.Sequential(_norm(dim, layer_norm), nn.Linear(dim, mlp), nn.GELU(), nn.Dropout(dropout),
-                                 nn.Linear(mlp, dim), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            _norm(dim, layer_norm),
+            nn.Linear(dim, mlp),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(mlp, dim),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(tokens)
@@ -74,9 +83,19 @@ class ViT(Classifier):
     above, patch 16, depth 10 and no LayerNorm at all. The patch divides the image's height and width.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, patch: int | None = None,
-                 depth: int | None = None, layer_norm: bool | None = None, dim: int = 512, heads: int = 8,
-                 head_dim: int = 64, mlp: int = 512, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        patch: int | None = None,
+        depth: int | None = None,
+        layer_norm: bool | None = None,
+        dim: int = 512,
+        heads: int = 8,
+        head_dim: int = 64,
+        mlp: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__(image_shape)
         small = max(image_shape[1:]) <= 32
         patch = (4 if small else 16) if patch is None else patch
@@ -95,10 +114,10 @@ class ViT(Classifier):
     def maps_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The maps are the patch tokens that enter the last block: its output for them reaches no logit."""
         *first, last = self.blocks
-        tokens = self.tokens(images)    # (n, 1 + patches, dim)
+        tokens = self.tokens(images)  # (n, 1 + patches, dim)
         for block in first:
             tokens = block(tokens)
-        maps = tokens[:, 1:].mT.unflatten(-1, self.grid)    # (n, dim, h', w')
+        maps = tokens[:, 1:].mT.unflatten(-1, self.grid)  # (n, dim, h', w')
         tokens = last(torch.cat([tokens[:, :1], maps.flatten(2).mT], dim=1))
         return maps, self.norm(tokens[:, 0])
 
@@ -112,6 +131,8 @@ def _patch_grid(image_shape: tuple[int, int, int], patch: int) -> tuple[int, int
     _, height, width = image_shape
     require_size(f"vit with patch {patch}", image_shape, patch)
     if height % patch or width % patch:
-        raise HgladError(f"vit cannot cut {height} x {width} px into patches of {patch} px; "
-                         "choose a patch that divides both sides")
+        raise HgladError(
+            f"vit cannot cut {height} x {width} px into patches of {patch} px; "
+            "choose a patch that divides both sides"
+        )
     return height // patch, width // patch

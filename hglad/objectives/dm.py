@@ -8,13 +8,13 @@ from hglad.networks.initialise import dropout_from, initialise
 from hglad.networks.registry import Classifier, require
 from hglad.objectives.registry import RealBatches, check_finite, images_per_class, register_objective
 
-VERSION = 1                                            # raise when the same draws give another gradient
+VERSION = 1  # raise when the same draws give another gradient
 
 
 def distribution_matching(network: Classifier, real: Tensor, images: Tensor) -> Tensor:
     """Squared distance of the mean embeddings, summed over classes (Zhao & Bilen 2023, eq. 4)."""
-    real_mean = network.embed(real).mean(dim=1)            # (class, batch, ch, h, w) -> (class, feature)
-    images_mean = network.embed(images).mean(dim=1)        # (class, ipc, ch, h, w)   -> (class, feature)
+    real_mean = network.embed(real).mean(dim=1)  # (class, batch, ch, h, w) -> (class, feature)
+    images_mean = network.embed(images).mean(dim=1)  # (class, ipc, ch, h, w)   -> (class, feature)
     return (real_mean - images_mean).square().sum()
 
 
@@ -32,8 +32,9 @@ class DistributionMatching:
         self.augmentation = Augmentation(augmentation)
         self.batch_real = batch_real
 
-    def gradient(self, images: Tensor, labels: Tensor, real: RealBatches,
-                 generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def gradient(
+        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """As `Objective.gradient`; logs "loss". Raises `HgladError` for labels not sorted by class."""
         ipc = images_per_class(images, labels, len(real.classes))
         images = images.detach().requires_grad_()
@@ -45,7 +46,7 @@ class DistributionMatching:
 
     def _loss(self, images: Tensor, real: RealBatches, generator: torch.Generator) -> Tensor:
         """images (class, ipc, ch, h, w), in [0, 1]."""
-        batch = real.batch(self.batch_real, generator).to(images)      # (class, batch, ch, h, w)
+        batch = real.batch(self.batch_real, generator).to(images)  # (class, batch, ch, h, w)
         transform = self.augmentation.draw(len(images), images.shape[-2:], generator)
 
         def augmented(group: Tensor) -> Tensor:

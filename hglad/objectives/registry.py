@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.networks.registry import Registry
+from hglad.registry import Registry
 
 
 class RealBatches(Protocol):
@@ -21,8 +21,9 @@ class RealBatches(Protocol):
 class Objective(Protocol):
     """A matching objective: how the images should change to train networks as the real set does."""
 
-    def gradient(self, images: Tensor, labels: Tensor, real: RealBatches,
-                 generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def gradient(
+        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """dL/dimages (n, ch, h, w) and scalars to log.
 
         `images` (n, ch, h, w) are float in [0, 1], not necessarily clamped; `labels` (n,) are sorted, with
@@ -45,8 +46,10 @@ def images_per_class(images: Tensor, labels: Tensor, classes: int) -> int:
     ipc = len(labels) // classes
     expected = torch.arange(classes, device=labels.device).repeat_interleave(max(1, ipc))
     if len(images) != len(labels) or not torch.equal(labels, expected):
-        raise HgladError(f"{len(images)} images have the labels {_shortened(labels.tolist())}; give images "
-                         f"sorted by class, equally many of each of the {classes} classes")
+        raise HgladError(
+            f"{len(images)} images have the labels {_shortened(labels.tolist())}; give images "
+            f"sorted by class, equally many of each of the {classes} classes"
+        )
     return ipc
 
 
@@ -60,5 +63,7 @@ def check_finite(objective: str, loss: Tensor, gradient: Tensor) -> None:
         wrong = f"loss is {loss.item()}"
         if loss.isfinite():
             wrong = f"gradient has {int((~gradient.isfinite()).sum())} values that are not finite"
-        raise HgladError(f"objective {objective!r}: the {wrong}; lower the rates of the search or look for "
-                         "images that are not finite")
+        raise HgladError(
+            f"objective {objective!r}: the {wrong}; lower the rates of the search or look for "
+            "images that are not finite"
+        )

@@ -28,7 +28,9 @@ def prior_path(name: str) -> Path:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         known = [file.stem for file in folder.glob("*.safetensors")]
-        raise HgladError(f"unknown prior '{name}': {suggestion(name, known)} (or a path to a .safetensors file)")
+        raise HgladError(
+            f"unknown prior '{name}': {suggestion(name, known)} (or a path to a .safetensors file)"
+        )
     return path
 
 

@@ -16,7 +16,7 @@ from hglad.priors.discriminator import Discriminator
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
 from hglad.storage import publish
 
-VERSION = 1
+VERSION = 1  # raise when the same settings and seed train another generator
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ class GANTraining:
 
     def _real_batch(self) -> tuple[Tensor, Tensor]:
         images = self.data.images
-        chosen = torch.randint(len(images), (self.settings.batch_size,), generator=self.rng, device=images.device)
+        chosen = torch.randint(
+            len(images), (self.settings.batch_size,), generator=self.rng, device=images.device
+        )
         return images[chosen].float() / 255, self.data.labels[chosen]
 
     def _fake_batch(self) -> tuple[Tensor, Tensor]:
@@ -177,7 +179,9 @@ class GANTraining:
         state = torch.load(path, map_location=self.rng.device, weights_only=True)
         self.step_count = state["step"]
         self.rng.set_state(state["rng"].cpu())
-        for network, saved in zip((self.generator, self.average, self.discriminator), state["networks"], strict=True):
+        for network, saved in zip(
+            (self.generator, self.average, self.discriminator), state["networks"], strict=True
+        ):
             network.load_state_dict(saved)
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)

@@ -7,7 +7,7 @@ from hglad.data import RealData
 from hglad.errors import HgladError
 from hglad.priors.base import Latents
 
-VERSION = 1
+VERSION = 1  # raise when the same seed gives another start
 
 
 class PixelPrior:
@@ -37,7 +37,9 @@ class PixelPrior:
         if average != 1:
             raise HgladError(f"average is {average}: the pixel prior has no latents to average, expected 1")
         if self.start == "real":
-            return Latents(None, self.real.batch(len(labels) // len(self.real.classes), generator).flatten(0, 1))
+            return Latents(
+                None, self.real.batch(len(labels) // len(self.real.classes), generator).flatten(0, 1)
+            )
         noise = torch.randn(len(labels), *self.real.image_shape, generator=generator, device=generator.device)
         return Latents(None, noise * self.real.std[:, None, None] + self.real.mean[:, None, None])
 

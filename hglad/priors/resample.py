@@ -13,7 +13,9 @@ def lowpass(taps: int, cutoff: float, width: float, sampling_rate: float) -> Ten
     """Kaiser low-pass filter (taps,); `None` where a single tap means no filter (Karras et al. 2021, C.1)."""
     if taps == 1:
         return None
-    return torch.as_tensor(firwin(numtaps=taps, cutoff=cutoff, width=width, fs=sampling_rate), dtype=torch.float32)
+    return torch.as_tensor(
+        firwin(numtaps=taps, cutoff=cutoff, width=width, fs=sampling_rate), dtype=torch.float32
+    )
 
 
 def upsampling_matrix(filter: Tensor, size: int, factor: int, padding: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from hglad.errors import HgladError
 from hglad.priors.base import Latents
 from hglad.priors.resample import downsampling_matrix, lowpass, resample_transposed, upsampling_matrix
 
-VERSION = 1
+VERSION = 1  # raise when the same tensors give other images
 ACTIVATION_GAIN = math.sqrt(2)  # keeps the variance behind a leaky ReLU
 
 
@@ -116,7 +116,9 @@ def layer_geometries(settings: StyleGANXLSettings) -> list[LayerGeometry]:
 class Linear(nn.Module):
     """Fully connected layer with an equalised learning rate (Karras et al. 2018)."""
 
-    def __init__(self, inputs: int, outputs: int, lr_multiplier: float = 1.0, bias: float = 0.0, zero: bool = False):
+    def __init__(
+        self, inputs: int, outputs: int, lr_multiplier: float = 1.0, bias: float = 0.0, zero: bool = False
+    ):
         super().__init__()
         scale = 0.0 if zero else 1 / lr_multiplier
         self.weight = nn.Parameter(torch.full((outputs, inputs), scale))
@@ -180,7 +182,9 @@ class SynthesisInput(nn.Module):
     def grid(self) -> Tensor:
         """Sample positions relative to the image, (size, size, 2), x before y."""
         size, rate = self.geometry.size, self.geometry.sampling_rate
-        centres = (torch.arange(size, device=self.freqs.device, dtype=self.freqs.dtype) + 0.5 - size / 2) / rate
+        centres = (
+            torch.arange(size, device=self.freqs.device, dtype=self.freqs.dtype) + 0.5 - size / 2
+        ) / rate
         return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
 
     def forward(self, w: Tensor) -> Tensor:  # (n, w_dim) -> (n, channels, size, size)
@@ -197,7 +201,9 @@ class SynthesisInput(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated convolution, then a leaky ReLU between up- and down-sampling (Karras et al. 2021, section 3.2)."""
 
-    def __init__(self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry, to_image: bool):
+    def __init__(
+        self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry, to_image: bool
+    ):
         super().__init__()
         self.to_image, self.clamp = to_image, settings.conv_clamp
         kernel = 1 if to_image else settings.conv_kernel
@@ -208,7 +214,9 @@ class SynthesisLayer(nn.Module):
         if not to_image:
             self._design_filters(settings, source, target)
 
-    def _design_filters(self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry) -> None:
+    def _design_filters(
+        self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry
+    ) -> None:
         rate = max(source.sampling_rate, target.sampling_rate) * settings.lrelu_upsampling
         self.up, self.down = rate // source.sampling_rate, rate // target.sampling_rate
         self.conv_size, self.out_size = source.size + settings.conv_kernel - 1, target.size
@@ -222,7 +230,14 @@ class SynthesisLayer(nn.Module):
         identity = torch.ones(1)
         up_filter = identity if self.up_filter is None else self.up_filter.cpu()
         down_filter = identity if self.down_filter is None else self.down_filter.cpu()
-        total = (self.out_size - 1) * self.down + 1 - self.conv_size * self.up + len(up_filter) + len(down_filter) - 2
+        total = (
+            (self.out_size - 1) * self.down
+            + 1
+            - self.conv_size * self.up
+            + len(up_filter)
+            + len(down_filter)
+            - 2
+        )
         low = (total + self.up) // 2
         up = upsampling_matrix(up_filter, self.conv_size, self.up, (low, total - low))
         self.register_buffer("up_matrix", up.to(self.weight.device), persistent=False)
@@ -260,7 +275,9 @@ class Synthesis(nn.Module):
         for index, target in enumerate(geometries):
             source = geometries[max(index - 1, 0)]
             name = f"L{index}_{target.size}_{target.channels}"
-            setattr(self, name, SynthesisLayer(settings, source, target, to_image=index == settings.num_layers))
+            setattr(
+                self, name, SynthesisLayer(settings, source, target, to_image=index == settings.num_layers)
+            )
             self.layer_names.append(name)
 
     def layer(self, index: int) -> SynthesisLayer:
@@ -299,7 +316,9 @@ class StyleGANXL(nn.Module):
             freqs = normal(*first.freqs.shape)
             radii = freqs.norm(dim=1, keepdim=True)
             first.freqs.copy_(freqs / (radii * radii.square().exp().pow(0.25)) * first.geometry.cutoff)
-            first.phases.copy_(torch.rand(first.phases.shape, generator=generator, device=generator.device) - 0.5)
+            first.phases.copy_(
+                torch.rand(first.phases.shape, generator=generator, device=generator.device) - 0.5
+            )
         return network.eval()
 
     @classmethod
@@ -347,7 +366,9 @@ class StyleGANXL(nn.Module):
 
     def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
         """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
-        z = torch.randn(len(labels) * average, self.settings.z_dim, generator=generator, device=generator.device)
+        z = torch.randn(
+            len(labels) * average, self.settings.z_dim, generator=generator, device=generator.device
+        )
         with torch.no_grad():
             w = self.map(z.to(labels.device), labels.repeat_interleave(average))
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
@@ -360,7 +381,9 @@ class StyleGANXL(nn.Module):
         """
         last = len(self.layers) - 1
         if not 0 <= src <= dst <= last:
-            raise HgladError(f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}")
+            raise HgladError(
+                f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}"
+            )
         w, x = latents.w, latents.f
         if x is None:
             x = self.synthesis.input(w[:, 0])

@@ -73,12 +73,18 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     training = _fit_to_data(settings.training, dataset.train)
     watch = Stopwatch(device)
     run = GANTraining(dataset.train, training, _guide(training, dataset.train))
-    key = fingerprint(replace(training, steps=0), dataset.train.content_hash, VERSION)  # steps can be raised later
+    key = fingerprint(
+        replace(training, steps=0), dataset.train.content_hash, VERSION
+    )  # steps can be raised later
     seconds = _train(run, out.with_suffix(".state"), key)
     generator = run.finished()
     provenance = watch.provenance() | {"seconds": round(seconds, 1)}
     card = {
-        "data": {**to_dict(settings.data), "content_hash": dataset.train.content_hash, "images": len(dataset.train.images)},
+        "data": {
+            **to_dict(settings.data),
+            "content_hash": dataset.train.content_hash,
+            "images": len(dataset.train.images),
+        },
         "training": to_dict(training),
         "version": VERSION,
         "quality": measure_quality(generator, dataset, settings.quality),
@@ -92,7 +98,9 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
 
 def _fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
     channels, height, _ = real.image_shape
-    network = replace(settings.generator, img_resolution=height, img_channels=channels, c_dim=len(real.classes))
+    network = replace(
+        settings.generator, img_resolution=height, img_channels=channels, c_dim=len(real.classes)
+    )
     return replace(settings, generator=network)
 
 
@@ -100,7 +108,9 @@ def _guide(settings: GANSettings, real: RealData):
     """Classifier of StyleGAN-XL's guidance, trained on the training images; none where it has no weight."""
     if not settings.classifier_weight:
         return None
-    return _train_convnet(real, real.images, real.labels, QualitySettings(seed=settings.seed)).requires_grad_(False)
+    return _train_convnet(real, real.images, real.labels, QualitySettings(seed=settings.seed)).requires_grad_(
+        False
+    )
 
 
 def _train(run: GANTraining, state: Path, key: str) -> float:
@@ -153,7 +163,10 @@ def measure_quality(generator: StyleGANXL, dataset: DataSet, settings: QualitySe
 
 def _train_convnet(real: RealData, images: Tensor, labels: Tensor, settings: QualitySettings):
     rng = torch.Generator().manual_seed(settings.seed)
-    network = create_network("convnet", real.image_shape, len(real.classes), rng, depth=3, width=settings.width)
-    protocol = TrainingSettings(epochs=settings.epochs, batch_size=64, lr=0.01, augmentation="", ema_decay=None)
+    network = create_network(
+        "convnet", real.image_shape, len(real.classes), rng, depth=3, width=settings.width
+    )
+    protocol = TrainingSettings(
+        epochs=settings.epochs, batch_size=64, lr=0.01, augmentation="", ema_decay=None
+    )
     return train_classifier(network.to(real.images.device), images, labels, real.normalize, protocol, rng)
-

@@ -1,0 +1,73 @@
+"""Build the book around the executed notebooks of a profile, strictly: any warning is an error."""
+
+import filecmp
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from hglad.errors import HgladError
+from hglad.paths import PROJECT
+
+COMMAND = "from jupyter_book.cli.main import main; main()"
+
+
+def build(profile: str, notebooks: Path | str | None = None, out: Path | str = ".") -> Path:
+    """Build the HTML into `out/_build/html`; the project's own files are not touched.
+
+    Args:
+        profile: profile that the notebooks show.
+        notebooks: executed notebooks, by default the committed ones.
+        out: folder that gets `_build`.
+
+    Returns:
+        First page of the book.
+
+    Raises:
+        HgladError: no notebooks, or the build has warnings; the end of its output is shown.
+    """
+    out = Path(out)
+    notebooks = Path(notebooks or PROJECT / "book" / "results" / profile)
+    source = out / "_build" / "source"
+    _stage(source, notebooks, profile)
+    words = [sys.executable, "-c", COMMAND, "build", source, "--path-output", out, "-W", "-n", "--keep-going"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    if result.returncode:
+        raise HgladError(
+            "the book does not build without warnings:\n" + (result.stdout + result.stderr)[-3000:]
+        )
+    return out / "_build" / "html" / "index.html"
+
+
+def _stage(source: Path, notebooks: Path, profile: str) -> None:
+    """Lay out the book's source: pages, settings, executed notebooks; files that are the same keep their age."""
+    executed = sorted(notebooks.glob("*.ipynb"))
+    if not executed:
+        raise HgladError(f"no executed notebooks in {notebooks}: expected some from hglad notebooks")
+    files = {path.relative_to(PROJECT): path for path in _pages()}
+    files |= {Path("book", "results", profile, path.name): path for path in executed}
+    for path in source.rglob("*"):
+        if path.is_file() and path.relative_to(source) not in files and path.name != "_toc.yml":
+            path.unlink()
+    for relative, path in files.items():
+        _copy(path, source / relative)
+    toc = (PROJECT / "_toc.yml").read_text()
+    toc = toc.replace("results/digits/", f"results/{profile}/").replace("(digits)", f"({profile})")
+    _write(source / "_toc.yml", toc)
+
+
+def _pages() -> list[Path]:
+    pages = [path for path in (PROJECT / "book").rglob("*") if path.is_file()]
+    results = PROJECT / "book" / "results"
+    return [PROJECT / "_config.yml", *(page for page in pages if not page.is_relative_to(results))]
+
+
+def _copy(path: Path, target: Path) -> None:
+    if not target.is_file() or not filecmp.cmp(path, target, shallow=False):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _write(target: Path, text: str) -> None:
+    if not target.is_file() or target.read_text() != text:
+        target.write_text(text)

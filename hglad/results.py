@@ -1,0 +1,153 @@
+"""Result rows on disk, and what is said of them: means, intervals, comparison of two sets of results."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hglad.errors import HgladError
+from hglad.paths import results_folder
+from hglad.storage import read_json, write_json
+
+CONFIDENCE = 0.95
+CELL = ["objective", "method", "layer", "ipc", "network"]  # what a table cell is about
+
+
+class Store:
+    """Folder of a profile's results; a result is there when its file is, under its fingerprint.
+
+    `classifiers/` and `sets/` hold folders, `evaluations/` one JSON file each with rows and provenance.
+    """
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    @classmethod
+    def of_profile(cls, profile: str, folder: Path | str | None = None) -> Self:
+        """Results of a profile in `folder`, by default where `hglad.paths.results_folder` says."""
+        return cls(folder or results_folder(profile))
+
+    def set_folder(self, key: str) -> Path:
+        """Folder of a distilled set."""
+        return self.root / "sets" / key
+
+    def classifier_file(self, key: str) -> Path:
+        """Weights of a classifier behind a metric."""
+        return self.root / "classifiers" / f"{key}.safetensors"
+
+    def evaluation_file(self, key: str) -> Path:
+        """Rows of an evaluation."""
+        return self.root / "evaluations" / f"{key}.json"
+
+    def write_rows(self, key: str, frame: pd.DataFrame, provenance: dict) -> None:
+        """Keep the rows of an evaluation with their provenance."""
+        write_json(self.evaluation_file(key), {"rows": frame.to_dict("records"), "provenance": provenance})
+
+    def rows(self, keys: list[str] | None = None) -> pd.DataFrame:
+        """Tidy rows of the named evaluations, or of all of them.
+
+        Raises:
+            HgladError: no evaluations in the folder.
+        """
+        if keys is None:
+            keys = sorted(path.stem for path in (self.root / "evaluations").glob("*.json"))
+        if not keys:
+            raise HgladError(f"no results in {self.root}: expected some from hglad run")
+        frames = [pd.DataFrame(read_json(self.evaluation_file(key))["rows"]).assign(key=key) for key in keys]
+        return pd.concat(frames, ignore_index=True)
+
+    def provenance(self, keys: list[str]) -> list[dict]:
+        """Provenance of the named evaluations."""
+        return [read_json(self.evaluation_file(key))["provenance"] for key in keys]
+
+
+def seed_means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean accuracy of each distillation seed over its evaluation repeats, with the number of repeats."""
+    groups = rows.groupby([*by, "seed"], sort=False, dropna=False)["accuracy"]
+    return groups.agg(accuracy="mean", repeats="count").reset_index()
+
+
+def summarise(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean accuracy over distillation seeds with a t interval.
+
+    The repeats of one distilled set are averaged first, so the interval speaks of new distillation runs, not
+    of new networks on the same set.
+
+    Returns:
+        One row per group: `mean`, `low`, `high` (95 %), `sd` over seeds, `seeds` (n) and `repeats` (m).
+    """
+    means = seed_means(rows, by).groupby(by, sort=False, dropna=False)
+    table = means.agg(
+        mean=("accuracy", "mean"),
+        sd=("accuracy", "std"),
+        seeds=("accuracy", "count"),
+        repeats=("repeats", "max"),
+    ).reset_index()
+    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
+
+
+def t_factor(n: pd.Series) -> np.ndarray:
+    """Two-sided 95 % quantile of Student's t with n - 1 degrees of freedom; nan for a single value."""
+    return stats.t.ppf((1 + CONFIDENCE) / 2, np.where(n > 1, n - 1, np.nan))
+
+
+def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.DataFrame:
+    """Difference `first` - `second` in accuracy over shared distillation seeds, with a paired t interval."""
+    wide = seed_means(rows, [*by, "method"]).pivot_table(
+        index=[*by, "seed"], columns="method", values="accuracy"
+    )
+    difference = (wide[first] - wide[second]).dropna().rename("difference").reset_index()
+    table = (
+        difference.groupby(by, sort=False)["difference"]
+        .agg(mean="mean", sd="std", seeds="count")
+        .reset_index()
+    )
+    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half, comparison=f"{first} - {second}")
+
+
+def as_cell(row: pd.Series) -> str:
+    """Table cell: mean and half width of the interval, then seeds x repeats."""
+    return (
+        f"{row['mean']:.1f} ± {(row['high'] - row['low']) / 2:.1f} ({row['seeds']:.0f}×{row['repeats']:.0f})"
+    )
+
+
+def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
+    """Hold recomputed means against the committed seeds.
+
+    A cell agrees when the recomputed mean lies in the committed seeds' 95 % prediction interval for the mean
+    of as many new seeds.
+
+    Returns:
+        One row per cell that both have: committed and recomputed mean, interval, `verdict`.
+    """
+    old, new = (summarise(_main_rows(rows), CELL) for rows in (committed, recomputed))
+    table = old.merge(new, on=CELL, suffixes=("", "_new"))
+    half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
+    low, high = table["mean"] - half, table["mean"] + half
+    inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
+    return table[CELL].assign(
+        committed=table["mean"].round(2),
+        recomputed=table["mean_new"].round(2),
+        interval=[f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)],
+        verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
+    )
+
+
+def _main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of distilled sets and baselines, without those of single iterates; empty cells as text."""
+    if "iterate" in rows:
+        rows = rows[rows["iterate"].isna()]
+    return rows.fillna({"objective": "-", "layer": "-"})
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """One line about a comparison."""
+    judged = table[table["verdict"] != "one seed only"]
+    inside = int((judged["verdict"] == "inside").sum())
+    text = f"{inside} of {len(judged)} recomputed means lie inside the committed 95 % prediction intervals"
+    return text if inside == len(judged) else f"{text}; about 1 in 20 may fall outside by chance"
