@@ -1,7 +1,5 @@
 """Build the book around the executed notebooks of a profile, strictly: any warning is an error."""
 
-import filecmp
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +38,7 @@ def build(profile: str, notebooks: Path | str | None = None, out: Path | str = "
 
 
 def _stage(source: Path, notebooks: Path, profile: str) -> None:
-    """Lay out the book's source: pages, settings, executed notebooks; files that are the same keep their age."""
+    """Lay out pages, settings and executed notebooks; files that are the same keep their age."""
     executed = sorted(notebooks.glob("*.ipynb"))
     if not executed:
         raise HgladError(f"no executed notebooks in {notebooks}: expected some from hglad notebooks")
@@ -50,10 +48,8 @@ def _stage(source: Path, notebooks: Path, profile: str) -> None:
         if path.is_file() and path.relative_to(source) not in files and path.name != "_toc.yml":
             path.unlink()
     for relative, path in files.items():
-        _copy(path, source / relative)
-    toc = (PROJECT / "_toc.yml").read_text()
-    toc = toc.replace("results/digits/", f"results/{profile}/").replace("(digits)", f"({profile})")
-    _write(source / "_toc.yml", toc)
+        _place(_of_profile(path, profile), source / relative)
+    _place(_of_profile(PROJECT / "_toc.yml", profile), source / "_toc.yml")
 
 
 def _pages() -> list[Path]:
@@ -62,12 +58,17 @@ def _pages() -> list[Path]:
     return [PROJECT / "_config.yml", *(page for page in pages if not page.is_relative_to(results))]
 
 
-def _copy(path: Path, target: Path) -> None:
-    if not target.is_file() or not filecmp.cmp(path, target, shallow=False):
+def _of_profile(path: Path, profile: str) -> bytes:
+    """Content of a page, its links to the notebooks of the default profile turned to those of this one."""
+    if path.suffix not in (".md", ".yml"):
+        return path.read_bytes()
+    text = path.read_text().replace("(digits)", f"({profile})")
+    for link in ("book/results/digits/", "{doc}`results/digits/"):
+        text = text.replace(link, link.replace("digits", profile))
+    return text.encode()
+
+
+def _place(content: bytes, target: Path) -> None:
+    if not target.is_file() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
-def _write(target: Path, text: str) -> None:
-    if not target.is_file() or target.read_text() != text:
-        target.write_text(text)
+        target.write_bytes(content)

@@ -13,6 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 for bad input or a run that cannot go on, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        _check_device(getattr(options, "device", "cpu"))
         options.function(options)
     except HgladError as error:
         if options.debug:
@@ -44,6 +45,28 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     return parser
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that is not there before anything is computed."""
+    if name == "cpu":
+        return
+    import torch
+
+    if not name.startswith("cuda"):
+        raise HgladError(f"unknown device '{name}': expected cpu or cuda")
+    if not torch.cuda.is_available():
+        raise HgladError(f"device '{name}' is not there: PyTorch finds no GPU, use cpu")
+
+
+def _check_new(path: str | None) -> None:
+    """Find out before the run that its result can be written."""
+    from hglad.storage import publish
+
+    if path is not None and not Path(path).exists():
+        with publish(path) as draft:
+            draft.touch()
+        Path(path).unlink()
 
 
 def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
@@ -91,11 +114,12 @@ def _add_distill(commands) -> None:
 def _distill(options) -> None:
     from dataclasses import replace
 
-    from hglad.distill import DistillationSettings, distill
+    from hglad.distillation import DistillationSettings, distill
     from hglad.profile import read_profile
 
     profile = read_profile(options.config)
     profile = replace(profile, prior=options.prior or profile.prior)
+    _check_new(options.out)
     settings = DistillationSettings.of(profile, options.objective, options.search, options.ipc, options.seed)
     distilled = distill(settings, out=options.out, device=options.device)
     print(f"{len(distilled.images)} images in {options.out}, distance {distilled.card['distance']:.4g}")
@@ -121,10 +145,11 @@ def _evaluate(options) -> None:
 
     from hglad.data import load_data
     from hglad.distilled import DistilledSet
-    from hglad.evaluate import evaluate
+    from hglad.evaluation import evaluate
     from hglad.storage import write_json
     from hglad.training import GLAD_PROTOCOL
 
+    _check_new(options.json)
     distilled = DistilledSet.load(options.folder)
     size = distilled.images.shape[-1]
     data = load_data(options.data, options.root, size, device=options.device)

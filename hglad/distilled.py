@@ -41,7 +41,12 @@ class DistilledSet:
         return len(self.labels) // (int(self.labels.max()) + 1)
 
     def save(self, folder: Path | str) -> None:
-        """Write `distilled.safetensors`, `card.json` and `grid.png`, all or nothing."""
+        """Write `distilled.safetensors`, `card.json` and `grid.png`, all or nothing.
+
+        Raises:
+            HgladError: the folder holds something other than a distilled set, or cannot be written.
+        """
+        _check_free(Path(folder))
         tensors = {"images": self.images, "images_uint8": to_uint8(self.images), "labels": self.labels}
         if self.iterates is not None:
             tensors["iterates"] = self.iterates
@@ -56,11 +61,20 @@ class DistilledSet:
         """Read a folder that `save` wrote.
 
         Raises:
-            HgladError: missing or damaged file.
+            HgladError: missing or damaged file, or a file of something else.
         """
-        tensors = read_tensors(Path(folder) / "distilled.safetensors")
+        file = Path(folder) / "distilled.safetensors"
+        tensors = read_tensors(file)
+        if not {"images", "labels"} <= tensors.keys():
+            raise HgladError(f"{file} has {', '.join(sorted(tensors)[:5])}: expected images and labels")
         card = read_json(Path(folder) / "card.json")
         return cls(tensors["images"], tensors["labels"], card, tensors.get("iterates"))
+
+
+def _check_free(folder: Path) -> None:
+    """Only the folder of a distilled set may be replaced: a mistyped path must not delete other files."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "distilled.safetensors").is_file():
+        raise HgladError(f"{folder} holds other files: give a new folder or that of a distilled set")
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -74,6 +88,5 @@ def save_grid(images: Tensor, per_class: int, path: Path | str) -> None:
         images.unflatten(0, (-1, per_class)).transpose(0, 1).flatten(0, 1)
     )  # first image of each class first
     with publish(path) as draft:
-        save_image(
-            make_grid(columns.clamp(0, 1), nrow=len(images) // per_class, padding=1, pad_value=0.5), draft
-        )
+        grid = make_grid(columns.clamp(0, 1), nrow=len(images) // per_class, padding=1, pad_value=0.5)
+        save_image(grid, draft, format="png")

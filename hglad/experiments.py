@@ -13,17 +13,17 @@ import torch
 from tqdm import tqdm
 
 from hglad import augment, training
-from hglad.distill import DistillationSettings, data_hash, distill, load_real, train_metric_classifier
+from hglad.distillation import DistillationSettings, data_hash, distill, load_real, train_metric_classifier
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
-from hglad.evaluate import evaluate, full_set, random_real
+from hglad.evaluation import evaluate, full_set, random_real
 from hglad.metrics import create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
-from hglad.profile import DataSettings, MetricSettings, Profile
+from hglad.profile import DataSettings, MetricSettings, Profile, profile_from
 from hglad.provenance import Stopwatch
 from hglad.results import Store
 from hglad.settings import fingerprint, suggestion
-from hglad.storage import read_tensors, write_tensors
+from hglad.storage import read_json, read_tensors, write_tensors
 from hglad.training import TrainingSettings
 
 
@@ -132,8 +132,8 @@ class EvaluateTask:
         """Fingerprint."""
         source = self.distilled.fingerprint if self.distilled else [data_hash(self.data), self.seed]
         return fingerprint(
-            source, self.method, self.ipc, self.network, self.options, self.repeats, self.training, self.iterates,
-            _versions(self.options),
+            source, self.method, self.ipc, self.network, self.options, self.repeats, self.training,
+            self.iterates, _versions(self.options),
         )  # fmt: skip
 
     @property
@@ -263,7 +263,7 @@ def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
 
 
 def glad_baseline(profile: Profile) -> Experiment:
-    """Pixels and GLaD's fixed layer at every ipc, the sweep over layers at the first ipc, and the baselines."""
+    """Pixels and GLaD's fixed layer at every ipc, the sweep over layers at the first ipc, the baselines."""
     network, kinds = _main_network(profile), [k for k in profile.sets["searches"] if k != "hierarchical"]
     return Experiment(
         profile, _searches(profile, kinds, network) + layer_sweep(profile) + _baselines(profile, network)
@@ -346,6 +346,9 @@ def plan(profile: Profile, only: str | None = None) -> list:
     return required([task for make in chosen for task in make(profile).evaluations])
 
 
+SMALL = 1e5  # cost in all below which starting processes takes longer than they save
+
+
 def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "cpu") -> None:
     """Compute the tasks whose results are missing, several at a time on processors, one at a time on a GPU.
 
@@ -354,16 +357,16 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     missing = [task for task in tasks if not task.done(store)]
     if not missing:
         return
-    cores = 1 if device != "cpu" else min(cores or os.cpu_count(), len(missing))
-    bar = tqdm(
-        total=1.0, desc="runs", bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-    )
     total = sum(task.cost for task in missing)
+    usual = os.cpu_count() if total > SMALL else 1
+    cores = 1 if device != "cpu" else min(cores or usual, len(missing))
+    shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+    bar = tqdm(total=total, desc="runs", bar_format=shape)
     for phase in sorted({task.phase for task in missing}):
         ready = sorted((task for task in missing if task.phase == phase), key=lambda task: -task.cost)
         parallel = joblib.Parallel(cores, return_as="generator_unordered", batch_size=1, pre_dispatch=cores)
         for task in parallel(joblib.delayed(_run_one)(task, store, device, cores) for task in ready):
-            bar.update(task.cost / total)
+            bar.update(task.cost)
     bar.close()
 
 
@@ -394,3 +397,107 @@ def measured_distances(profile: Profile, store: Store, names: tuple[str, ...]) -
             distances = [metric(images.float() / 255, distilled.labels) for images in distilled.iterates]
             rows.loc[rows["seed"] == evaluation.seed, name] = distances
     return rows
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """An experiment whose results are all there: where a notebook takes its tables and figures from."""
+
+    profile: Profile
+    store: Store
+    experiment: Experiment
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Tidy rows of the experiment."""
+        return self.experiment.rows(self.store)
+
+    @property
+    def main_rows(self) -> pd.DataFrame:
+        """Rows without the single-layer runs at other layers than the profile's."""
+        return self.rows[self.rows["layer"].isna() | (self.rows["layer"] == self.profile.search.layer)]
+
+    @property
+    def sweep_rows(self) -> pd.DataFrame:
+        """Rows of the layer sweep; `layer` is a split point, also for the pixels."""
+        profile, rows = self.profile, self.rows
+        seeds = profile.sets["seeds"][: profile.studies.sweep_seeds]
+        swept = rows["method"].isin(["single", "pixels"]) & rows["seed"].isin(seeds)
+        swept &= (rows["ipc"] == profile.sets["ipc"][0]) & (
+            rows["objective"] == profile.sets["objectives"][0]
+        )
+        return rows[swept].fillna({"layer": layer_count(profile) - 1})
+
+    @cached_property
+    def distillations(self) -> dict[str, DistillationSettings]:
+        """Settings of the distilled sets behind the rows, by fingerprint."""
+        return {
+            task.distilled.fingerprint: task.distilled
+            for task in self.experiment.evaluations
+            if task.distilled
+        }
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return load_real(self.profile.data).train.classes
+
+    def distilled(
+        self, method: str, ipc: int | None = None, seed: int | None = None, layer: int | None = None
+    ) -> DistilledSet:
+        """A set of the first objective, by default at the first ipc and seed and the profile's layer.
+
+        Args:
+            method: a search, or `random` for the baseline.
+            ipc: images per class.
+            seed: distillation seed.
+            layer: split point of the single-layer search.
+
+        Raises:
+            HgladError: the experiment has no such set.
+        """
+        sets = self.profile.sets
+        ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
+        if method == "random":
+            return random_real(load_real(self.profile.data).train, ipc, seed)
+        layer = self.profile.search.layer if layer is None else layer
+        for key, s in self.distillations.items():
+            same_layer = method != "single" or s.search.layer == layer
+            if (s.objective, s.kind, s.ipc, s.seed) == (
+                sets["objectives"][0],
+                method,
+                ipc,
+                seed,
+            ) and same_layer:
+                return DistilledSet.load(self.store.set_folder(key))
+        raise HgladError(
+            f"no distilled set of '{method}' with ipc {ipc}, seed {seed}, layer {layer}: expected a run of "
+            f"profile {self.profile.profile}"
+        )
+
+    def first_images(self, method: str, layer: int | None = None) -> torch.Tensor:
+        """One image per class (class, channels, height, width) of the set at the first ipc and seed."""
+        distilled = self.distilled(method, layer=layer)
+        return distilled.images[:: distilled.ipc]
+
+    def cards(self) -> list[dict]:
+        """Cards of the distilled sets behind the rows."""
+        return [read_json(self.store.set_folder(key) / "card.json") for key in self.distillations]
+
+
+def open_experiment(name: str, **parameters) -> Laboratory:
+    """Open an experiment with the parameters of a notebook; what is missing of its results is computed first.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        parameters: keys of a profile.
+
+    Raises:
+        HgladError: unknown experiment, parameters that are no profile.
+    """
+    if name not in EXPERIMENTS:
+        raise HgladError(f"unknown experiment '{name}': {suggestion(name, EXPERIMENTS)}")
+    profile = profile_from(**parameters)
+    store, experiment = Store.of_profile(profile.profile), EXPERIMENTS[name](profile)
+    run_all(experiment.tasks(), store)
+    return Laboratory(profile, store, experiment)

@@ -12,6 +12,7 @@ import papermill
 import yaml
 
 from hglad.errors import HgladError
+from hglad.experiments import plan
 from hglad.paths import PROJECT
 from hglad.profile import Profile, read_profile
 from hglad.results import Store
@@ -20,6 +21,10 @@ from hglad.storage import publish, read_json, write_json
 
 TEMPLATES = PROJECT / "notebooks"
 KEYS = "keys.json"  # beside the executed copies: what each was made from
+FOLDED = {  # metadata of the cell that papermill writes: the book folds it under this line
+    "tags": ["injected-parameters", "hide-cell"],
+    "mystnb": {"code_prompt_show": "Parameters of this copy"},
+}
 
 
 def execute_all(config: Path | str, results: Path | str | None, out: Path | str) -> list[Path]:
@@ -46,7 +51,7 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
     made = read_json(out / KEYS) if (out / KEYS).is_file() else {}
     stale = [t for t in templates if made.get(t.name) != keys[t.name] or not (out / t.name).is_file()]
     with _environment(HGLAD_RESULTS=str(store.root.resolve()), TQDM_DISABLE="1"):
-        joblib.Parallel(min(len(stale) or 1, os.cpu_count()), prefer="threads")(
+        joblib.Parallel(_at_once(len(stale), profile, store), prefer="threads")(
             joblib.delayed(execute)(template, parameters, out / template.name) for template in stale
         )
     if stale:
@@ -54,6 +59,13 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
         write_json(out / KEYS, keys)
     print(f"notebooks: {len(stale)} executed, {len(templates) - len(stale)} up to date in {out}")
     return [out / template.name for template in templates]
+
+
+def _at_once(count: int, profile: Profile, store: Store) -> int:
+    """Notebooks to execute at once; one where runs are missing, so that the next finds what it computed."""
+    if count < 2 or not all(task.done(store) for task in plan(profile)):
+        return 1
+    return min(count, os.cpu_count())
 
 
 def check_parameters(template: Path, parameters: dict) -> None:
@@ -95,6 +107,7 @@ def _strip_times(path: Path) -> None:
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
+            cell.metadata |= FOLDED
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
     nbformat.write(notebook, path)

@@ -7,7 +7,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def results_folder(profile: str) -> Path:
-    """Folder of a profile's results: `$HGLAD_RESULTS` when set, else the committed `data/results/<profile>`."""
+    """Folder of a profile's results: `$HGLAD_RESULTS` when set, else the committed one in `data/results`."""
     chosen = os.environ.get("HGLAD_RESULTS")
     return Path(chosen).resolve() if chosen else PROJECT / "data" / "results" / profile
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hglad.augment import Augmentation
 from hglad.errors import HgladError
+from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.search import KINDS, SearchSettings
-from hglad.settings import from_dict, suggestion
+from hglad.settings import from_dict, read_yaml, suggestion
 from hglad.training import TrainingSettings
 
 
@@ -99,30 +99,36 @@ class Profile:
     evaluation: EvaluationSettings
     """Scoring of a distilled set."""
     networks: dict[str, Any]
-    """Architectures of the cross-architecture table: label to `name` and options; the first one is the main one."""
+    """Architectures of the cross-architecture table, label to `name` and options; the first one is main."""
     sets: dict[str, Any]
     """`objectives`, `searches`, images per class `ipc`, distillation `seeds`."""
     studies: Studies
     """Seeds of the layer sweep, the ablation and the cross-architecture table."""
 
     def __post_init__(self):
-        for key, default in SETS.items():
-            if not isinstance(self.sets.get(key), list) or not self.sets[key]:
-                raise HgladError(f"sets.{key} is {self.sets.get(key)!r}: expected a list such as {default}")
+        self._check_sets()
+        _check_names("metric", [self.metric.name, *self.metric.compared], METRICS.names())
+        if not self.networks:
+            raise HgladError(f"networks is {self.networks!r}: expected a label with {{name: convnet}}")
+        _check_network("surrogate.network", self.surrogate.network)
+        _check_network("metric.network", self.metric.network)
+        for label, options in self.networks.items():
+            _check_network(f"networks.{label}", options)
+        Augmentation(self.surrogate.augmentation)
+        for group, least in (("surrogate", 1), ("evaluation", 1), ("studies", 0)):
+            _check_counts(group, getattr(self, group), least)
+
+    def _check_sets(self) -> None:
         for key in self.sets:
             if key not in SETS:
                 raise HgladError(f"unknown key 'sets.{key}': {suggestion(key, SETS)}")
+        for key, example in SETS.items():
+            if not isinstance(self.sets.get(key), list) or not self.sets[key]:
+                raise HgladError(f"sets.{key} is {self.sets.get(key)!r}: expected a list such as {example}")
         _check_names("sets.searches", self.sets["searches"], KINDS)
         _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
-        named = {"surrogate.network": self.surrogate.network, "metric.network": self.metric.network}
-        for key, options in (
-            named | {f"networks.{label}": value for label, value in self.networks.items()}
-        ).items():
-            if not isinstance(options, dict) or "name" not in options:
-                raise HgladError(
-                    f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}"
-                )
-            _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
+        _check_whole("sets.ipc", self.sets["ipc"], 1)
+        _check_whole("sets.seeds", self.sets["seeds"], 0)
 
 
 SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}
@@ -132,6 +138,28 @@ def _check_names(key: str, names: list, known) -> None:
     for name in names:
         if name not in known:
             raise HgladError(f"{key} has '{name}': {suggestion(name, known)}")
+
+
+def _check_network(key: str, options: Any) -> None:
+    if not isinstance(options, dict) or "name" not in options:
+        raise HgladError(f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}")
+    _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
+    known = NETWORKS.options(options["name"])
+    for option in options.keys() - {"name"}:
+        if option not in known:
+            raise HgladError(f"unknown key '{key}.{option}': {suggestion(option, ['name', *known])}")
+
+
+def _check_whole(key: str, values: list, least: int) -> None:
+    for value in values:
+        if type(value) is not int or value < least:
+            raise HgladError(f"{key} has {value!r}: expected whole numbers of at least {least}")
+
+
+def _check_counts(group: str, settings: Any, least: int) -> None:
+    for key, value in vars(settings).items():
+        if isinstance(value, int):
+            _check_whole(f"{group}.{key}", [value], least)
 
 
 def profile_from(**parameters: Any) -> Profile:
@@ -149,11 +177,4 @@ def read_profile(path: Path | str) -> Profile:
     Raises:
         HgladError: unreadable file, unknown key, wrong type, unknown network or objective.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise HgladError(f"cannot read profile {path}: {error}") from error
-    try:
-        return from_dict(Profile, values)
-    except HgladError as error:
-        raise HgladError(f"{path}: {error}") from error
+    return read_yaml(Profile, path)

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 @lru_cache
 def commit() -> dict:
-    """Commit of the project when this process first asked, and whether its code was changed; empty outside git."""
+    """Commit when this process first asked, and whether it holds all of the code; None outside git."""
 
     def git(*words: str) -> str:
         return subprocess.run(

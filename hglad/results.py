@@ -9,6 +9,7 @@ from scipy import stats
 
 from hglad.errors import HgladError
 from hglad.paths import results_folder
+from hglad.settings import suggestion
 from hglad.storage import read_json, write_json
 
 CONFIDENCE = 0.95
@@ -46,21 +47,28 @@ class Store:
         write_json(self.evaluation_file(key), {"rows": frame.to_dict("records"), "provenance": provenance})
 
     def rows(self, keys: list[str] | None = None) -> pd.DataFrame:
-        """Tidy rows of the named evaluations, or of all of them.
+        """Tidy rows of the named evaluations (each once), or of all of them.
 
         Raises:
-            HgladError: no evaluations in the folder.
+            HgladError: no evaluations in the folder, or a damaged one.
         """
         if keys is None:
             keys = sorted(path.stem for path in (self.root / "evaluations").glob("*.json"))
         if not keys:
             raise HgladError(f"no results in {self.root}: expected some from hglad run")
-        frames = [pd.DataFrame(read_json(self.evaluation_file(key))["rows"]).assign(key=key) for key in keys]
+        frames = [pd.DataFrame(self._part(key, "rows")).assign(key=key) for key in dict.fromkeys(keys)]
         return pd.concat(frames, ignore_index=True)
 
     def provenance(self, keys: list[str]) -> list[dict]:
         """Provenance of the named evaluations."""
-        return [read_json(self.evaluation_file(key))["provenance"] for key in keys]
+        return [self._part(key, "provenance") for key in keys]
+
+    def _part(self, key: str, part: str) -> list | dict:
+        file = self.evaluation_file(key)
+        content = read_json(file)
+        if not isinstance(content, dict) or part not in content:
+            raise HgladError(f"{file} has no {part}: delete it to have it made again")
+        return content[part]
 
 
 def seed_means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -95,7 +103,15 @@ def t_factor(n: pd.Series) -> np.ndarray:
 
 
 def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.DataFrame:
-    """Difference `first` - `second` in accuracy over shared distillation seeds, with a paired t interval."""
+    """Difference `first` - `second` in accuracy over shared distillation seeds, with a paired t interval.
+
+    Raises:
+        HgladError: a method that has no rows.
+    """
+    methods = rows["method"].unique()
+    for method in (first, second):
+        if method not in methods:
+            raise HgladError(f"no results of method '{method}': {suggestion(method, methods)}")
     wide = seed_means(rows, [*by, "method"]).pivot_table(
         index=[*by, "seed"], columns="method", values="accuracy"
     )
@@ -110,10 +126,9 @@ def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.Dat
 
 
 def as_cell(row: pd.Series) -> str:
-    """Table cell: mean and half width of the interval, then seeds x repeats."""
-    return (
-        f"{row['mean']:.1f} ± {(row['high'] - row['low']) / 2:.1f} ({row['seeds']:.0f}×{row['repeats']:.0f})"
-    )
+    """Table cell: mean and half width of the interval (none for one seed), then seeds x repeats."""
+    half = f" ± {(row['high'] - row['low']) / 2:.1f}" if row["seeds"] > 1 else ""
+    return f"{row['mean']:.1f}{half} ({row['seeds']:.0f}×{row['repeats']:.0f})"
 
 
 def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
@@ -124,16 +139,21 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per cell that both have: committed and recomputed mean, interval, `verdict`.
+
+    Raises:
+        HgladError: no cell that both have.
     """
     old, new = (summarise(_main_rows(rows), CELL) for rows in (committed, recomputed))
     table = old.merge(new, on=CELL, suffixes=("", "_new"))
+    if table.empty:
+        raise HgladError("the two sets of results share no cell: expected results of the same profile")
     half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
     low, high = table["mean"] - half, table["mean"] + half
     inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
     return table[CELL].assign(
         committed=table["mean"].round(2),
         recomputed=table["mean_new"].round(2),
-        interval=[f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)],
+        interval=[f"{a:.2f} to {b:.2f}" if a <= b else "-" for a, b in zip(low, high, strict=True)],
         verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
     )
 

@@ -41,7 +41,7 @@ class SearchSettings:
     momentum: float = 0.5
     """Momentum of SGD, started afresh in every stage. Source: DC, DM, GLaD."""
     clip: float | None = 10.0
-    """Features are clamped to +- clip when a stage begins; none is without. Source: released code of H-GLaD."""
+    """Features are clamped to +- clip when a stage begins; none is without. Source: H-GLaD, released code."""
     average: int = 1
     """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
     start: str = "real"
@@ -49,7 +49,7 @@ class SearchSettings:
     selection: str = "metric"
     """`metric`: keep the iterate with the smallest distance; `last`: keep the last one."""
     select_every: int = 5
-    """Steps between two measurements of the distance; the first and last iterate of a stage are measured too."""
+    """Steps between two measurements of the distance; a stage's first and last iterate are measured too."""
 
     def __post_init__(self):
         _expect(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -83,7 +83,7 @@ class Stage:
 
 
 def plan_stages(kind: str, settings: SearchSettings, layers: tuple[str, ...]) -> tuple[Stage, ...]:
-    """Stage table of a search over a prior with the split points `layers`; the steps add up to settings.steps.
+    """Stage table of a search over a prior with split points `layers`; the steps add up to settings.steps.
 
     Raises:
         HgladError: unknown kind, a split point that the prior does not have, fewer steps than stages.
@@ -214,8 +214,11 @@ class Search:
         return self._begin(state.stage + 1, latents, **kept)
 
     def _enter(self, latents: Latents, source: int, target: int) -> Latents:
-        """Features at the next split point, made finite and bounded; images are left as they are."""
-        latents = self.prior.advance(latents, source, target)
+        """Features at the next split point, made finite and bounded; images are left as they are.
+
+        The memory is laid out as a saved state has it: sums over another layout have other bits.
+        """
+        latents = self.prior.advance(latents, source, target).map(lambda x: x.contiguous())
         if target == len(self.prior.layers) - 1:
             return Latents(None, latents.f)
         if self.settings.clip is not None:
@@ -232,7 +235,7 @@ class Search:
 
     def _step(self, state: SearchState) -> SearchState:
         stage = self.stages[state.stage]
-        gradient, loss = self._gradient(state.latents, stage)
+        gradient, loss = self._gradient(state)
         rates = state.rates or self._rates(state.latents, gradient, stage)
         velocity = _combine(lambda v, g: self.settings.momentum * v + g, state.velocity, gradient)
         moved = [
@@ -252,10 +255,11 @@ class Search:
         due = state.step % self.settings.select_every == 0 or state.step == stage.steps
         return self._measure(state) if due else state
 
-    def _gradient(self, latents: Latents, stage: Stage) -> tuple[Latents, float]:
+    def _gradient(self, state: SearchState) -> tuple[Latents, float]:
         """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
-        variables = latents.map(lambda x: x.detach().requires_grad_())
-        images = self.prior.decode(variables, stage.layer)
+        variables = state.latents.map(lambda x: x.detach().requires_grad_())
+        images = self.prior.decode(variables, self.stages[state.stage].layer)
+        self._check_finite(images, state)
         image_gradient, logs = self.objective.gradient(
             images.detach(), self.labels, self.real, self.generator
         )
@@ -288,10 +292,10 @@ class Search:
 
     def _check_finite(self, images: Tensor, state: SearchState) -> None:
         if not torch.isfinite(images).all():
-            stage = self.stages[state.stage]
-            key = "lr_pixels" if stage.lr_w == 0 else "lr_features"
+            name = self.stages[state.stage].name
+            key = "lr_pixels" if name == self.prior.layers[-1] else "lr_features"
             raise HgladError(
-                f"images are not finite at step {state.step} of stage {stage.name}: lower search.{key} "
+                f"images are not finite at step {state.step} of stage {name}: lower search.{key} "
                 f"({getattr(self.settings, key)})"
             )
 
@@ -323,8 +327,12 @@ def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metad
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
-    """Read a state that `save_state` wrote."""
-    tensors = read_tensors(path, device)
+    """Read a state that `save_state` wrote.
+
+    Its tensors are copied from the file to memory of PyTorch's own: products and sums over another alignment
+    have other bits.
+    """
+    tensors = {name: tensor.clone() for name, tensor in read_tensors(path, device).items()}
     plain = json.loads(read_metadata(path)["state"])
     latents = {name: Latents(tensors.get(f"{name}.w"), tensors.get(f"{name}.f")) for name in LATENT_FIELDS}
     return SearchState(

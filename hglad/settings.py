@@ -4,10 +4,14 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from hglad.errors import HgladError
 
@@ -15,6 +19,8 @@ from hglad.errors import HgladError
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The nearest known name as a hint, else the list of known names."""
     known = sorted(known)
+    if not known:
+        return "there is none yet"
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
 
@@ -45,16 +51,31 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
     return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
 
 
+def read_yaml(cls: type, path: Path | str) -> Any:
+    """Read a settings dataclass from a YAML file.
+
+    Raises:
+        HgladError: unreadable file, or what `from_dict` refuses; names the file.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise HgladError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    try:
+        return from_dict(cls, values)
+    except HgladError as error:
+        raise HgladError(f"{path}: {error}") from error
+
+
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _type_name(hint: Any) -> str:
-    return (
-        hint.__name__
-        if isinstance(hint, type) and not typing.get_args(hint)
-        else str(hint).replace("typing.", "")
-    )
+    if typing.get_origin(hint) is dict:
+        return "a mapping of keys to values"
+    plain = isinstance(hint, type) and not typing.get_args(hint)
+    return hint.__name__ if plain else str(hint).replace("typing.", "")
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -75,8 +96,15 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return float(value)
     elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
         return value
-    hint_text = "; YAML reads 1e-2 as text: write 1.0e-2" if hint is float and isinstance(value, str) else ""
-    raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{hint_text}")
+    advice = "; YAML reads 1e-2 as text: write 1.0e-2" if hint is float and _is_number(value) else ""
+    raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{advice}")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def to_dict(settings: Any) -> Any:

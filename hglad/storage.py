@@ -19,22 +19,49 @@ from hglad.errors import HgladError
 def publish(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path (for a file or a folder) beside `path` and move it there on success.
 
-    A folder that is there already is replaced. A stop at any moment leaves the old content or the
-    new one, and at worst a `.tmp-` entry that nothing reads.
+    A folder that is there already is replaced by a folder, never by a file. A stop at any moment leaves the
+    old file or the new one, and at worst a `.tmp-` entry that nothing reads. Folders cannot be exchanged in
+    one step: a stop between two renames leaves none, with the old one inside the `.tmp-` entry.
+
+    Raises:
+        HgladError: the place cannot be written (permissions, full disk, a folder where a file is asked for).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-", dir=path.parent))
+    with _write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".tmp-{path.name}-", dir=path.parent))
+        try:
+            draft = scratch / path.name
+            yield draft
+            _sync(draft)
+            _move(draft, path, scratch / "old")
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
     try:
-        draft = scratch / path.name
-        yield draft
-        _sync(draft)
-        if path.is_dir():
-            path.rename(scratch / "old")
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise HgladError(f"cannot write {path}: {reason}; check its folder and the free space") from error
+
+
+def _move(draft: Path, path: Path, old: Path) -> None:
+    """Put `draft` in the place of `path`; a folder that was there goes to `old`, and back when that fails."""
+    if not path.is_dir():
         draft.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        return
+    if draft.is_file():
+        raise HgladError(f"cannot write {path}: it is a folder; give the name of a file")
+    path.rename(old)
+    try:
+        draft.replace(path)
+    except OSError:
+        old.rename(path)
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -60,12 +87,19 @@ def write_json(path: Path | str, content: object) -> None:
         draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def _unreadable(path: Path | str, error: Exception) -> HgladError:
+    if not Path(path).is_file():
+        return HgladError(f"no file {path}: expected one that hglad wrote")
+    reason = " ".join(str(error).split())
+    return HgladError(f"cannot read {path}: {reason}; delete it to have it made again")
+
+
 def read_json(path: Path | str) -> dict:
-    """Read a JSON file; a damaged one raises `HgladError` with its name."""
+    """Read a JSON file; a missing or damaged one raises `HgladError` with its name."""
     try:
         return json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise HgladError(f"cannot read {path}: {error}; delete it to have it made again") from error
+        raise _unreadable(path, error) from error
 
 
 def write_tensors(
@@ -82,7 +116,7 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[s
     try:
         return load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise HgladError(f"cannot read {path}: {error}; delete it to have it made again") from error
+        raise _unreadable(path, error) from error
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -91,4 +125,4 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise HgladError(f"cannot read {path}: {error}; delete it to have it made again") from error
+        raise _unreadable(path, error) from error

@@ -115,7 +115,7 @@ def test_vit_maps_are_where_their_patches_are():
     [
         ("convnett", (3, 32, 32), {}, "did you mean 'convnet'"),
         ("convnet", (3, 32, 32), {"widht": 3}, "did you mean 'width'"),
-        ("resnet18", (3, 32, 32), {"width": 3}, "width"),
+        ("resnet18", (3, 32, 32), {"widht": 3}, "did you mean .width."),
         ("convnet", (3, 32, 32), {"norm": "instanse"}, "did you mean 'instance'"),
         ("convnet", (3, 32, 32), {"depth": 0}, "depth=0"),
         ("convnet", (3, 16, 16), {"depth": 5}, "at least 32 x 32 px, got 16 x 16"),
@@ -224,3 +224,12 @@ def test_a_registered_network_is_created_by_name(monkeypatch):
     monkeypatch.setattr(NETWORKS, "factories", dict(NETWORKS.factories))
     NETWORKS.register("linear")(Linear)
     assert create_network("linear", (3, 4, 4), 5, scale=2)(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18"])
+def test_width_scales_the_channels(name):
+    full = sum(p.numel() for p in create_network(name, (3, 32, 32)).parameters())
+    half = sum(p.numel() for p in create_network(name, (3, 32, 32), width=0.5).parameters())
+    assert 0.2 < half / full < 0.3
+    with pytest.raises(HgladError, match="width is 0; give a factor above 0"):
+        create_network(name, (3, 32, 32), width=0)

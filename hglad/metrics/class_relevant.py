@@ -1,7 +1,7 @@
 """Class-relevant feature distance: features weighted by where the class is seen.
 
-This is the companion's reading of H-GLaD's metric: with F the last feature maps of a classifier trained on the
-real set and alpha_c the Grad-CAM weights of class c (Selvaraju et al. 2017),
+This is the companion's reading of H-GLaD's metric: with F the last feature maps of a classifier trained on
+the real set and alpha_c the Grad-CAM weights of class c (Selvaraju et al. 2017),
 
     A_c = ReLU(sum_k alpha_ck F_k) / max,    r_c = mean over h, w of F * A_c,
     D = sum over c of || mean of r_c over the real images - mean of r_c over the distilled images ||^2.

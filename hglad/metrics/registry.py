@@ -8,7 +8,7 @@ from hglad.registry import Registry
 
 
 class Metric(Protocol):
-    """Distance of images to the real set; the statistics of the real set are computed once, at construction."""
+    """Distance of images to the real set, whose statistics are computed once, at construction."""
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
         """Distance of images (n, channels, height, width) in [0, 1] with labels (n,); smaller is better."""

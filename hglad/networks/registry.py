@@ -57,6 +57,13 @@ class Classifier(nn.Module):
         return images
 
 
+def scaled(widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    """Widths of layers times `factor`, at least 1 each; raises `HgladError` unless the factor is positive."""
+    if not factor > 0:
+        raise HgladError(f"width is {factor!r}; give a factor above 0, 1.0 for the published network")
+    return tuple(max(1, round(width * factor)) for width in widths)
+
+
 def require(kind: str, **numbers: object) -> None:
     """Raise `HgladError` unless every named number is a whole number of at least 1."""
     for name, value in numbers.items():

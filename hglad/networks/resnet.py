@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from hglad.networks.convnet import first_convolution, instance_norm
-from hglad.networks.registry import Classifier, register_network, require_size
+from hglad.networks.registry import Classifier, register_network, require_size, scaled
 
 VERSION = 1  # raise when the same parameters give other outputs
 
@@ -33,18 +33,22 @@ class BasicBlock(nn.Module):
 
 @register_network("resnet18")
 class ResNet18(Classifier):
-    """Stem, eight basic blocks, global average pool, linear layer; the last maps must keep 2 x 2 pixels."""
+    """Stem, eight basic blocks, global average pool, linear layer; the last maps must keep 2 x 2 pixels.
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    `width` is a factor on the number of channels.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(image_shape)
         # Below, the last maps have one pixel, which instance norm turns into a constant.
         require_size("resnet18", image_shape, 5 if image_shape[0] == 1 else 9)
-        layers = [first_convolution(image_shape[0], 64, 3, bias=False), instance_norm(64), nn.ReLU()]
-        inputs = 64
-        for stage, width in enumerate(WIDTHS):
+        widths = scaled(WIDTHS, width)
+        inputs = widths[0]
+        layers = [first_convolution(image_shape[0], inputs, 3, bias=False), instance_norm(inputs), nn.ReLU()]
+        for stage, channels in enumerate(widths):
             stride = 1 if stage == 0 else 2
-            layers += [BasicBlock(inputs, width, stride), BasicBlock(width, width, stride=1)]
-            inputs = width
+            layers += [BasicBlock(inputs, channels, stride), BasicBlock(channels, channels, stride=1)]
+            inputs = channels
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(512, classes)
+        self.classifier = nn.Linear(inputs, classes)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from hglad.networks.convnet import first_convolution, instance_norm, size_after
-from hglad.networks.registry import Classifier, register_network, require_size
+from hglad.networks.registry import Classifier, register_network, require_size, scaled
 
 VERSION = 1  # raise when the same parameters give other outputs
 
@@ -15,25 +15,27 @@ class VGG11(Classifier):
     """Eight convolutions with instance norm and ReLU, max pools, a linear layer; from 4 px.
 
     From 128 px on an adaptive max pool brings the last maps to 7 x 7. On images below 32 px the inner pools
-    that would leave maps of one pixel are left out: instance norm turns such a map into a constant.
+    that would leave maps of one pixel are left out: instance norm turns such a map into a constant. `width`
+    is a factor on the number of channels.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(image_shape)
         require_size("vgg11", image_shape, 4)
         large = min(image_shape[1:]) >= 128
         halvings = 0
         layers: list[nn.Module] = []
-        for block, widths in enumerate(BLOCKS):
+        blocks = [scaled(block, width) for block in BLOCKS]
+        for block, widths in enumerate(blocks):
             if block > 0 and min(size_after(image_shape, halvings + 1)) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 halvings += 1
-            for width in widths:
-                layers += _convolution(layers, image_shape[0], width)
-        height, width = (7, 7) if large else size_after(image_shape, halvings + 1)
+            for channels in widths:
+                layers += _convolution(layers, image_shape[0], channels)
+        height, breadth = (7, 7) if large else size_after(image_shape, halvings + 1)
         self.features = nn.Sequential(*layers)
         self.pool = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(7) if large else nn.Identity())
-        self.classifier = nn.Linear(512 * height * width, classes)
+        self.classifier = nn.Linear(blocks[-1][-1] * height * breadth, classes)
 
 
 def _convolution(before: list[nn.Module], channels: int, width: int) -> list[nn.Module]:

@@ -39,10 +39,10 @@ class Prior(Protocol):
     layers: tuple[str, ...]
 
     def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
-        """Draw latents for labels (n,); `average` is the number of mapped latents that are averaged per image."""
+        """Draw latents for labels (n,); each is the mean of `average` mapped ones."""
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:
         """Run the layers from split point `src` to `dst`."""
 
     def decode(self, latents: Latents, layer: int) -> Tensor:
-        """Run the layers behind split point `layer`; images (n, channels, height, width) in [0, 1], not clamped."""
+        """Run the layers behind split point `layer`; images (n, ch, h, w) in [0, 1], not clamped."""

@@ -39,13 +39,19 @@ def prior_card(name: str) -> dict:
     return read_json(prior_path(name).with_suffix(".json"))
 
 
-@lru_cache
 def prior_hash(name: str) -> str:
     """sha256 of a prior's settings and tensors; "pixels" hashes to its name."""
     if name == "pixels":
         return name
+    path = prior_path(name)
     settings = repr(sorted(prior_card(name)["settings"].items())).encode()
-    return hashlib.sha256(settings + prior_path(name).read_bytes()).hexdigest()
+    return _hash(settings, path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _hash(settings: bytes, path: Path, changed: int) -> str:
+    """Kept for as long as the file is not changed, at the time `changed`."""
+    return hashlib.sha256(settings + path.read_bytes()).hexdigest()
 
 
 def load_prior(name: str, device: torch.device | str = "cpu") -> StyleGANXL:

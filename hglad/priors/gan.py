@@ -42,7 +42,7 @@ class GANSettings:
     ema_decay: float = 0.998
     """Decay per update of the averaged generator, which is the one that is kept."""
     classifier_weight: float = 0.0
-    """Weight of the cross-entropy of a trained classifier, StyleGAN-XL's classifier guidance; 0 is without."""
+    """Weight of a trained classifier's cross-entropy, StyleGAN-XL's classifier guidance; 0 is without."""
     width: int = 32
     """Channels of the discriminator's first layer."""
     seed: int = 0
@@ -81,8 +81,9 @@ class GANTraining:
             self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
         )
         classes = len(data.classes)
-        self.discriminator = Discriminator(data.image_shape, classes, settings.width).to(device)
-        initialise(self.discriminator, self.rng)
+        with torch.device("meta"):  # no draw from the global generator
+            discriminator = Discriminator(data.image_shape, classes, settings.width)
+        self.discriminator = initialise(discriminator.to_empty(device=device), self.rng)
         self.optimisers = [
             torch.optim.Adam(network.parameters(), settings.lr, betas=(0.0, 0.99))
             for network in (self.generator, self.discriminator)
@@ -163,20 +164,24 @@ class GANTraining:
         network.measure_w_avg(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
         return network
 
-    def save(self, path: Path) -> None:
-        """Write everything that the next step needs."""
+    def save(self, path: Path, key: str = "", seconds: float = 0.0) -> None:
+        """Write everything that the next step needs, the key of the run and the seconds spent so far."""
         state = {
+            "key": key,
+            "seconds": seconds,
             "step": self.step_count,
             "rng": self.rng.get_state(),
             "networks": [n.state_dict() for n in (self.generator, self.average, self.discriminator)],
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
-        with publish(path) as draft:
-            torch.save(state, draft)
+        with publish(path) as draft, open(draft, "wb") as file:
+            torch.save(state, file)
 
-    def load(self, path: Path) -> None:
-        """Continue from a saved state."""
+    def load(self, path: Path, key: str = "") -> float:
+        """Continue from a saved state; the seconds spent on it, 0 where it belongs to a run with another key."""
         state = torch.load(path, map_location=self.rng.device, weights_only=True)
+        if state["key"] != key:
+            return 0.0
         self.step_count = state["step"]
         self.rng.set_state(state["rng"].cpu())
         for network, saved in zip(
@@ -185,3 +190,4 @@ class GANTraining:
             network.load_state_dict(saved)
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+        return state["seconds"]

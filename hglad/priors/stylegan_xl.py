@@ -68,7 +68,7 @@ class StyleGANXLSettings:
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
-        """Take the fields out of `values`; descriptive keys of a card (`layer_names`, ...) are left to the caller.
+        """Take the fields out of `values`; other keys of a card (`layer_names`, ...) are left to the caller.
 
         Raises:
             HgladError: settings of a network that this class cannot be.
@@ -199,7 +199,7 @@ class SynthesisInput(nn.Module):
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution, then a leaky ReLU between up- and down-sampling (Karras et al. 2021, section 3.2)."""
+    """Modulated convolution, then a leaky ReLU between up- and down-sampling (Karras et al. 2021, 3.2)."""
 
     def __init__(
         self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry, to_image: bool
@@ -261,7 +261,7 @@ class SynthesisLayer(nn.Module):
         x = torch.addcmul(self.bias[:, None, None], x, demodulation[:, :, None, None])
         x = F.leaky_relu(resample_transposed(x, self.up_matrix), 0.2)  # its gain is in down_matrix
         limit = self.clamp / ACTIVATION_GAIN
-        return resample_transposed(x.clamp(-limit, limit), self.down_matrix)
+        return resample_transposed(F.hardtanh(x, -limit, limit), self.down_matrix)  # clamp, cheaper backward
 
 
 class Synthesis(nn.Module):

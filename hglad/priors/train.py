@@ -4,20 +4,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from hglad.data import DataSet, RealData, load_data
-from hglad.errors import HgladError
 from hglad.networks import create_network
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.profile import DataSettings
 from hglad.provenance import Stopwatch
-from hglad.settings import fingerprint, from_dict, to_dict
-from hglad.storage import read_json, write_json
+from hglad.settings import fingerprint, read_yaml, to_dict
 from hglad.training import TrainingSettings, accuracy, train_classifier
 
 SAVE_EVERY = 100  # steps, well under a minute of work for the sizes that one machine trains
@@ -29,9 +26,9 @@ class QualitySettings:
 
     samples: int = 2000
     """Samples, equally many of each class."""
-    epochs: int = 60
+    epochs: int = 40
     """Epochs of the two classifiers."""
-    width: int = 64
+    width: int = 32
     """Width of their ConvNet of depth 3."""
     seed: int = 1000
     """Seed of the samples and of the classifiers, apart from every seed of the training."""
@@ -55,11 +52,7 @@ def read_prior_settings(path: Path | str) -> PriorSettings:
     Raises:
         HgladError: unreadable file, unknown key or wrong type.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise HgladError(f"cannot read {path}: {error}") from error
-    return from_dict(PriorSettings, values)
+    return read_yaml(PriorSettings, path)
 
 
 def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -> dict:
@@ -91,8 +84,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
         "provenance": provenance,
     }
     save_prior(out, generator, card)
-    for leftover in (out.with_suffix(".state"), out.with_suffix(".state.json")):
-        leftover.unlink(missing_ok=True)
+    out.with_suffix(".state").unlink(missing_ok=True)
     return card
 
 
@@ -115,25 +107,21 @@ def _guide(settings: GANSettings, real: RealData):
 
 def _train(run: GANTraining, state: Path, key: str) -> float:
     """Train to the end, saving the state; the seconds it took over all its parts."""
-    meta, before = state.with_suffix(".state.json"), 0.0
-    if state.is_file() and meta.is_file() and read_json(meta)["key"] == key:
-        run.load(state)
-        before = read_json(meta)["seconds"]
+    before = run.load(state, key) if state.is_file() else 0.0
     watch = Stopwatch()
     steps = tqdm(total=run.settings.steps, initial=run.step_count, desc="generator", unit="step")
     while run.step_count < run.settings.steps:
         losses = run.step()
         steps.update()
         if run.step_count % SAVE_EVERY == 0:
-            run.save(state)
-            write_json(meta, {"key": key, "step": run.step_count, "seconds": before + watch.seconds})
+            run.save(state, key, before + watch.seconds)
             steps.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
     steps.close()
     return before + watch.seconds
 
 
 def draw_samples(generator: StyleGANXL, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` images (n, channels, height, width) clamped to [0, 1], equally many of each class, and labels (n,)."""
+    """`count` images (n, channels, height, width) in [0, 1], equally many of each class, and labels (n,)."""
     device = generator.mapping.w_avg.device
     labels = torch.arange(count, device=device) * generator.settings.c_dim // count
     rng = torch.Generator(device).manual_seed(seed)
@@ -145,8 +133,8 @@ def measure_quality(generator: StyleGANXL, dataset: DataSet, settings: QualitySe
     """Judge samples: do they show the class asked for, and do they teach what the real images teach?
 
     Returns:
-        Percentages: `intended_class` by a ConvNet trained on the real training images, `real_test_accuracy` of
-        that ConvNet, `trained_on_samples` of a ConvNet that saw samples only, on the real test images.
+        Percentages: `intended_class` by a ConvNet trained on the real training images, `real_test_accuracy`
+        of that ConvNet, `trained_on_samples` of a ConvNet that saw samples only, on the real test images.
     """
     images, labels = draw_samples(generator, settings.samples, settings.seed)
     judge = _train_convnet(dataset.train, dataset.train.images, dataset.train.labels, settings)

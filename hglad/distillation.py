@@ -12,14 +12,15 @@ from torch import Tensor
 from hglad import augment, search, training
 from hglad.data import DataSet, load_data
 from hglad.distilled import DistilledSet, to_uint8
+from hglad.errors import HgladError
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, create_objective
 from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
 from hglad.profile import DataSettings, MetricSettings, Profile, SurrogateSettings
 from hglad.provenance import Stopwatch
-from hglad.search import Search, SearchSettings, SearchState, load_state, save_state
-from hglad.settings import fingerprint, to_dict
+from hglad.search import KINDS, Search, SearchSettings, SearchState, load_state, save_state
+from hglad.settings import fingerprint, suggestion, to_dict
 from hglad.storage import read_metadata, read_tensors
 from hglad.training import train_classifier
 
@@ -51,12 +52,22 @@ class DistillationSettings:
     keep_iterates: bool = False
     """Keep the images of every measured iterate, for the study of the metric."""
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise HgladError(f"unknown search '{self.kind}': {suggestion(self.kind, KINDS)}")
+        if self.ipc < 1:
+            raise HgladError(f"ipc is {self.ipc}: expected at least 1 image per class")
+        if self.seed < 0:
+            raise HgladError(f"seed is {self.seed}: expected 0 or a positive whole number")
+
     @classmethod
     def of(cls, profile: Profile, objective: str, kind: str, ipc: int, seed: int, **changes) -> Self:
         """Settings of one run of a profile; `changes` replace fields, `layer` the split point of `single`."""
         settings = profile.search
         if "layer" in changes:
             settings = replace(settings, layer=changes.pop("layer"))
+        if kind == "pixels":
+            settings = replace(settings, average=1)  # there are no latents to average
         prior = "pixels" if kind == "pixels" else profile.prior
         return cls(
             profile.data,
@@ -73,8 +84,9 @@ class DistillationSettings:
 
     @property
     def fingerprint(self) -> str:
-        """Key of the result: settings, data, prior and versions of the algorithms."""
+        """Key of the result: settings, data, prior and versions of the algorithms; not where files lie."""
         used = asdict(self)
+        del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
         if self.kind != "single":
             used["search"].pop("layer")
@@ -94,9 +106,13 @@ class DistillationSettings:
         }
 
 
-@lru_cache(maxsize=2)
 def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
     """The data set of a profile, kept in memory."""
+    return _load_real(data, device)
+
+
+@lru_cache(maxsize=2)
+def _load_real(data: DataSettings, device: str) -> DataSet:
     return load_data(data.name, data.root, data.resolution, device=device)
 
 
@@ -140,7 +156,8 @@ def distill(
     run = _search(settings, data, metric, device)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
     progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
-    for state in run.run(progress.load()):
+    state = start = progress.load()
+    for state in run.run(start):  # none is left when the run was stopped behind its last step
         progress.note(state)
     card = {
         "settings": to_dict(settings),

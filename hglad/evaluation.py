@@ -5,7 +5,8 @@ import torch
 
 from hglad.data import DataSet, RealData
 from hglad.distilled import DistilledSet
-from hglad.networks import create_network
+from hglad.errors import HgladError
+from hglad.networks import Classifier, create_network
 from hglad.settings import derive_seed
 from hglad.training import TrainingSettings, accuracy, train_classifier
 
@@ -32,8 +33,14 @@ def evaluate(
         One row per network: `network`, `repeat`, `accuracy` in percent.
 
     Raises:
-        HgladError: images that do not fit the network, a loss that is not finite.
+        HgladError: no network or repeat, images that do not fit the network, a loss that is not finite.
     """
+    if repeats < 1 or not networks:
+        raise HgladError(
+            f"evaluation got {repeats} repeats of {len(networks)} networks: expected 1 or more of each"
+        )
+    for options in networks.values():
+        _create(options, data, None)  # a wrong name is found before the first network is trained
     rows = []
     for label, options in networks.items():
         for repeat in range(repeats):
@@ -47,14 +54,19 @@ def evaluate(
 def _score(
     distilled: DistilledSet, data: DataSet, options: dict, training: TrainingSettings, seed: int, repeat: int
 ) -> dict:
-    real, device = data.train, data.train.images.device
+    device = data.train.images.device
     rng = torch.Generator(device).manual_seed(derive_seed("evaluate", seed, repeat))
-    network = create_network(
-        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **options
-    ).to(device)
+    network = _create(options, data, rng).to(device)
     images, labels = distilled.images.to(device), distilled.labels.to(device)
-    network = train_classifier(network, images, labels, real.normalize, training, rng)
+    network = train_classifier(network, images, labels, data.train.normalize, training, rng)
     return {"accuracy": round(accuracy(network, data.test), 4)}
+
+
+def _create(options: dict, data: DataSet, generator: torch.Generator | None) -> Classifier:
+    real = data.train
+    return create_network(
+        image_shape=real.image_shape, classes=len(real.classes), generator=generator, **options
+    )
 
 
 def random_real(real: RealData, ipc: int, seed: int) -> DistilledSet:

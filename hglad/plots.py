@@ -1,0 +1,318 @@
+"""Every figure of the book: one function each, tidy rows in, a figure out.
+
+The figures are made without pyplot and its global state, so the same rows give the same bytes.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle
+from textwrap import fill
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from hglad.results import seed_means, summarise
+from hglad.search import Stage
+
+# Colours of Okabe & Ito (2008), told apart with any colour vision; a method has the same one everywhere.
+COLOURS = {
+    "random": "#7f7f7f",
+    "pixels": "#0072B2",
+    "single": "#E69F00",
+    "hierarchical": "#009E73",
+    "full": "#000000",
+}
+LABELS = {
+    "random": "random real",
+    "pixels": "pixels",
+    "single": "GLaD",
+    "hierarchical": "H-GLaD",
+    "full": "full set",
+}
+METRIC_LABELS = {
+    "class_relevant": "class-relevant feature distance",
+    "feature": "unweighted feature distance",
+}
+ACCURACY = "test accuracy (%)"
+SELECTED = {"markeredgecolor": "black", "markersize": 7}
+WIDTH = 7.2  # inches
+LABEL_WIDTH = 1.2  # inches for the labels of image rows
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "axes.grid.axis": "y",
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "legend.frameon": False,
+}
+
+
+def metric_label(name: str) -> str:
+    """Name of a metric for a reader."""
+    return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_ipc(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method at each ipc, one panel per objective; the full set is a dashed line.
+
+    Args:
+        rows: result rows of one network, with one layer for the single-layer search.
+    """
+    ipcs = sorted(rows["ipc"].dropna().unique())
+    figure, panels = _panels(rows, height=3.4)
+    for axes, part in panels:
+        _methods_beside(axes, part, "ipc", ipcs)
+        full = seed_means(part[part["method"] == "full"], ["method"])["accuracy"]
+        if len(full):
+            axes.axhline(
+                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
+            )
+        axes.set_xticks(range(len(ipcs)), [f"{ipc:g}" for ipc in ipcs])
+        axes.set(xlabel="images per class (ipc)", ylabel=ACCURACY, xlim=(-0.5, len(ipcs) - 0.5))
+        _limit_to_percent(axes)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_network(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method on each architecture, one panel per objective; dashes are the full set.
+
+    Args:
+        rows: result rows of one ipc; networks come in the order of the rows.
+    """
+    networks = list(dict.fromkeys(rows["network"]))
+    figure, panels = _panels(rows, height=3.4)
+    for axes, part in panels:
+        _methods_beside(axes, part, "network", networks)
+        for x, network in enumerate(networks):
+            full = part[(part["method"] == "full") & (part["network"] == network)]["accuracy"]
+            label = LABELS["full"] if x == 0 else None
+            axes.hlines(full.mean(), x - 0.4, x + 0.4, colors=COLOURS["full"], linestyles="--", label=label)
+        axes.set_xticks(range(len(networks)), networks)
+        axes.set(ylabel=ACCURACY, xlim=(-0.5, len(networks) - 0.5))
+        _limit_to_percent(axes)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def layer_sweep(rows: pd.DataFrame, names: Sequence[str], chosen: int) -> Figure:
+    """Accuracy against the split layer that the search is confined to.
+
+    Args:
+        rows: result rows; `layer` is an index into `names`, also for the pixels.
+        names: split layers, pixel space last.
+        chosen: the layer of GLaD in the profile, shaded.
+    """
+    figure, ((axes, _),) = _panels(rows, height=3.2)
+    axes.axvspan(chosen - 0.4, chosen + 0.4, color="#f3e9d2", zorder=0, label="layer of the profile")
+    means = []
+    for layer in range(len(names)):
+        method = "pixels" if layer == len(names) - 1 else "single"
+        label = LABELS[method] if layer in (0, len(names) - 1) else None
+        part = rows[rows["layer"] == layer]
+        means.append(_estimate(axes, layer, part, COLOURS[method], label, spread=0.15))
+    axes.plot(range(len(names)), means, color="#999999", linewidth=1, zorder=1)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(xlabel="split layer of the search", ylabel=ACCURACY)
+    _limit_to_percent(axes)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def distance_over_steps(history: pd.DataFrame, stages: Sequence[Stage], distance: str) -> Figure:
+    """Distance of the measured iterates over all steps of hierarchical runs, a curve per seed.
+
+    Args:
+        history: `seed`, `stage`, `step` (within the stage), `distance`, `selected`.
+        stages: stage table of the runs; every second one is shaded.
+        distance: name of the metric.
+    """
+    figure, ((axes, _),) = _panels(history, height=3.4)
+    starts = np.cumsum([0, *(stage.steps for stage in stages)])
+    _shade_stages(axes, stages, starts)
+    seeds = sorted(history["seed"].unique())
+    for seed, colour in zip(seeds, sns.color_palette("viridis", len(seeds)), strict=True):
+        part = history[history["seed"] == seed]
+        x = starts[part["stage"]] + part["step"]
+        axes.plot(x, part["distance"], color=colour, linewidth=1.3, label=f"seed {seed}")
+        best = part["selected"]
+        axes.plot(x[best], part["distance"][best], "o", color=colour, clip_on=False, zorder=3, **SELECTED)
+    axes.plot([], [], "o", color="white", label="selected", **SELECTED)
+    axes.set_yscale("log")
+    _plain_log_ticks(axes.yaxis)
+    axes.set(xlabel="step", ylabel=metric_label(distance), xlim=(0, starts[-1]))
+    return _finish(figure)
+
+
+def _shade_stages(axes: Axes, stages: Sequence[Stage], starts: np.ndarray) -> None:
+    for index, stage in enumerate(stages):
+        if index % 2 == 0:
+            axes.axvspan(starts[index], starts[index + 1], color="#f0f0f0", zorder=0, linewidth=0)
+        axes.annotate(
+            stage.name,
+            ((starts[index] + starts[index + 1]) / 2, 1.01),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            rotation=0 if len(stages) <= 9 else 90,
+        )
+
+
+@matplotlib.rc_context(STYLE)
+def distance_and_accuracy(
+    distances: pd.DataFrame, metrics: Sequence[str], stage_names: Sequence[str]
+) -> Figure:
+    """Accuracy of every iterate against its distance, a panel per metric; colour: stage, shape: seed."""
+    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    colours = sns.color_palette("viridis", len(stage_names))
+    for axes, metric in zip(panels, metrics, strict=True):
+        for (_, rows), marker in zip(distances.groupby("seed"), cycle("o^sDvP"), strict=False):
+            colour = [colours[stage] for stage in rows["stage"]]
+            axes.scatter(rows[metric], rows["accuracy"], c=colour, marker=marker, s=26, linewidths=0)
+        axes.set_xscale("log")
+        _plain_log_ticks(axes.xaxis)
+        axes.set(xlabel=metric_label(metric))
+    panels[0].set_ylabel(ACCURACY)
+    for name, colour in zip(stage_names, colours, strict=True):
+        panels[0].plot([], [], "o", color=colour, label=name)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def chosen_accuracy(choices: pd.DataFrame) -> Figure:
+    """Accuracy of the iterate that each rule picks; a thin line joins what belongs to one run.
+
+    Args:
+        choices: `rule`, `seed`, `accuracy`, rules in the order of the axis.
+    """
+    rules = list(dict.fromkeys(choices["rule"]))
+    figure, ((axes, _),) = _panels(choices, height=3.2)
+    for _, run in choices.groupby("seed"):
+        axes.plot(
+            [rules.index(rule) for rule in run["rule"]], run["accuracy"], color="#bbbbbb", linewidth=0.8
+        )
+    for x, rule in enumerate(rules):
+        rows = choices[choices["rule"] == rule].assign(method=rule)
+        _estimate(axes, x, rows, COLOURS["full"] if x == len(rules) - 1 else COLOURS["hierarchical"])
+    axes.set_xticks(range(len(rules)), [fill(rule, 18) for rule in rules])
+    axes.set(ylabel=ACCURACY, xlim=(-0.5, len(rules) - 0.5))
+    _limit_to_percent(axes)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
+    """A labelled row of images (class, channels, height, width), in [0, 1], per entry; columns: classes."""
+    cell = min(0.62, (WIDTH - LABEL_WIDTH) / len(classes))
+    size = (LABEL_WIDTH + cell * len(classes), cell * 1.12 * len(rows) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (label, images) in zip(panels, rows.items(), strict=True):
+        _draw_grid(axes, images, columns=len(images))
+        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+    width = images.shape[-1] + 1
+    panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
+    panels[0].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def image_panels(sets: dict[str, Tensor], per_class: int) -> Figure:
+    """One grid per entry, a column per class, of images (n, channels, height, width) sorted by class."""
+    classes = len(next(iter(sets.values()))) // per_class
+    height = WIDTH / len(sets) * per_class / classes + 0.3
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    for axes, (label, images) in zip(
+        figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True
+    ):
+        columns = images.unflatten(0, (-1, per_class)).transpose(0, 1).flatten(0, 1)
+        _draw_grid(axes, columns, columns=classes)
+        axes.set_title(label)
+    return figure
+
+
+def _draw_grid(axes: Axes, images: Tensor, columns: int) -> None:
+    grid = make_grid(images.clamp(0, 1), nrow=columns, padding=1, pad_value=1.0)
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    sns.despine(ax=axes, left=True, bottom=True)
+
+
+def _panels(rows: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel per objective, with its rows and those of the baselines."""
+    objectives = list(rows["objective"].dropna().unique()) if "objective" in rows else []
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panels = figure.subplots(1, max(1, len(objectives)), sharey=True, squeeze=False)[0]
+    if len(objectives) < 2:
+        return figure, [(panels[0], rows)]
+    for axes, objective in zip(panels, objectives, strict=True):
+        axes.set_title(objective.upper())
+    parts = [rows[rows["objective"].isin([objective]) | rows["objective"].isna()] for objective in objectives]
+    return figure, list(zip(panels, parts, strict=True))
+
+
+def _methods_beside(axes: Axes, rows: pd.DataFrame, column: str, values: Sequence) -> None:
+    """Estimates of the methods beside each other at each value of a column."""
+    methods = [method for method in LABELS if method != "full" and method in set(rows["method"])]
+    for place, method in enumerate(methods):
+        for x, value in enumerate(values):
+            part = rows[(rows["method"] == method) & (rows[column] == value)]
+            shift = (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
+            _estimate(axes, x + shift, part, COLOURS[method], LABELS[method] if x == 0 else None)
+
+
+def _estimate(
+    axes: Axes, x: float, rows: pd.DataFrame, colour: str, label: str | None = None, spread: float = 0.05
+) -> float:
+    """Dots of the seeds, their mean and its 95 % t interval; returns the mean."""
+    if rows.empty:
+        return float("nan")
+    dots = seed_means(rows, ["method"])["accuracy"].to_numpy()
+    places = x + (np.linspace(-spread, spread, len(dots)) if len(dots) > 1 else np.zeros(1))
+    axes.plot(places, dots, "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+    summary = summarise(rows, ["method"]).iloc[0]
+    half = np.nan_to_num(summary["high"] - summary["mean"])  # one seed has no interval
+    marks = {"fmt": "D", "markersize": 6, "markeredgecolor": "white", "capsize": 4}
+    axes.errorbar(x, summary["mean"], yerr=half, color=colour, label=label, **marks)
+    return summary["mean"]
+
+
+def _limit_to_percent(axes: Axes) -> None:
+    """An interval may reach beyond what an accuracy can be; the axis does not."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 101))
+
+
+def _plain_log_ticks(axis) -> None:
+    """Ticks at 0.2, 0.5, 1, ... on a logarithmic axis, closer ones where it spans little."""
+    low, high = axis.get_view_interval()
+    steps = (1, 2, 5) if high > 8 * low else range(1, 10) if high > 2 * low else np.arange(1, 10, 0.5)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _finish(figure: Figure) -> Figure:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    order = sorted(
+        range(len(labels)), key=lambda index: labels[index] == LABELS["full"]
+    )  # the reference last
+    handles, labels = [handles[index] for index in order], [labels[index] for index in order]
+    if labels:
+        columns = len(labels) if len(labels) <= 6 else (len(labels) + 1) // 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    for axes in figure.axes:
+        sns.despine(ax=axes)
+    return figure

@@ -1,0 +1,427 @@
+"""What the notebooks print: tables, sentences that follow from numbers, pictures and the provenance box.
+
+Everything depends on the results alone, with few digits: executing a notebook again gives the same text.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image
+from matplotlib.figure import Figure
+from scipy import stats
+
+from hglad.experiments import Laboratory
+from hglad.plots import LABELS, metric_label
+from hglad.priors import prior_hash
+from hglad.results import as_cell, paired, seed_means, summarise
+from hglad.search import Stage
+
+DPI = 130
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data frame of finished cells, shown as plain HTML or text."""
+
+    frame: pd.DataFrame
+    index: bool = False
+    """Whether the index is a column of the table."""
+
+    def _repr_html_(self) -> str:
+        return self.frame.to_html(index=self.index, border=0, justify="left", na_rep=NONE)
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=self.index, na_rep=NONE)
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences that follow from numbers by rule, one below the other."""
+
+    lines: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in self.lines) + "</ul>"
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def picture(figure: Figure) -> Image:
+    """A figure as PNG, without date and version, so that equal figures are equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": None})
+    return Image(buffer.getvalue())
+
+
+def main_table(rows: pd.DataFrame) -> Table:
+    """Accuracy of each method at each ipc; as `results.as_cell` writes it."""
+    return _method_table(rows.fillna({"ipc": float("inf")}), "ipc", _ipc_column)
+
+
+def network_table(rows: pd.DataFrame) -> Table:
+    """Accuracy of each method on each architecture."""
+    return _method_table(rows, "network", str)
+
+
+def _method_table(rows: pd.DataFrame, column: str, label) -> Table:
+    summary = summarise(rows.fillna({"objective": ""}), ["objective", "method", column])
+    summary = summary.assign(cell=summary.apply(as_cell, axis=1))
+    columns = list(dict.fromkeys(rows[column])) if column == "network" else sorted(rows[column].unique())
+    wide = summary.pivot_table(
+        index=["objective", "method"], columns=column, values="cell", aggfunc="first", sort=False
+    )
+    order = sorted(wide.index, key=lambda pair: (list(LABELS).index(pair[1]), pair[0]))
+    wide = wide.loc[order, columns]
+    wide.index = pd.Index([_method_name(*pair, many=_many_objectives(rows)) for pair in order], name="method")
+    wide.columns = [label(value) for value in columns]
+    return Table(wide.reset_index())
+
+
+def _many_objectives(rows: pd.DataFrame) -> bool:
+    return rows["objective"].dropna().nunique() > 1
+
+
+def _method_name(objective: str, method: str, many: bool) -> str:
+    return f"{LABELS[method]} ({objective.upper()})" if many and objective else LABELS[method]
+
+
+def _ipc_column(ipc: float) -> str:
+    return "all images" if ipc == float("inf") else _per_class(ipc)
+
+
+def _per_class(ipc: float) -> str:
+    return f"{ipc:.0f} image{'s' if ipc != 1 else ''} per class"
+
+
+def differences(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Paired differences in accuracy, by objective and ipc; a pair without results is left out.
+
+    Args:
+        rows: result rows of one network.
+        pairs: first and second method; the difference is first - second.
+
+    Returns:
+        `objective`, `ipc`, `first`, `second`, and the columns of `results.paired`.
+    """
+    parts = []
+    for objective in rows["objective"].dropna().unique():
+        part = rows[rows["objective"].isin([objective]) | rows["objective"].isna()]
+        for first, second in pairs:
+            if {first, second} <= set(part["method"]):
+                table = paired(part, first, second, ["ipc"])
+                parts.append(table.assign(objective=objective, first=first, second=second))
+    return pd.concat(parts, ignore_index=True).sort_values("ipc", kind="stable")
+
+
+def difference_table(table: pd.DataFrame) -> Table:
+    """Paired differences with their interval, in points of accuracy."""
+    cells = {
+        "ipc": table["ipc"].map("{:.0f}".format),
+        "difference": [_comparison(row) for _, row in table.iterrows()],
+        "mean (points)": table["mean"].map(_signed),
+        "95 % interval": [_interval(row) for _, row in table.iterrows()],
+        "seeds": table["seeds"],
+    }
+    if table["objective"].nunique() > 1:
+        cells = {"objective": table["objective"].str.upper()} | cells
+    return Table(pd.DataFrame(cells))
+
+
+def verdicts(table: pd.DataFrame) -> Sentences:
+    """A sentence per paired difference: whether its interval excludes 0, and in whose favour."""
+    many = table["objective"].nunique() > 1
+    return Sentences(
+        tuple(
+            (f"{row['objective'].upper()}, " if many else "")
+            + f"{_per_class(row['ipc'])}: {verdict(_comparison(row), row)}"
+            for _, row in table.iterrows()
+        )
+    )
+
+
+def verdict(name: str, estimate: pd.Series) -> str:
+    """What an interval for a difference says.
+
+    Args:
+        name: what is estimated.
+        estimate: `mean`, `low`, `high` and `seeds`.
+    """
+    text = f"{name} = {_signed(estimate['mean'])} points"
+    if estimate["seeds"] < 2:
+        return f"{text}; one seed, no interval."
+    excludes = estimate["low"] > 0 or estimate["high"] < 0
+    found = "excludes 0" if excludes else "includes 0: not told apart with these seeds"
+    return f"{text}; the 95 % interval ({_interval(estimate)}) {found}."
+
+
+def _comparison(row: pd.Series) -> str:
+    return f"{LABELS[row['first']]} − {LABELS[row['second']]}"
+
+
+def _interval(row: pd.Series) -> str:
+    return NONE if row["seeds"] < 2 else f"{_signed(row['low'])} to {_signed(row['high'])}"
+
+
+def _signed(value: float) -> str:
+    """One digit with a typographic minus; what rounds to zero has no sign."""
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """Stage, split layer, steps and rates of a search."""
+    rows = [
+        {
+            "stage": number,
+            "split layer": stage.name,
+            "steps": stage.steps,
+            "rate of f": f"{stage.lr_f:g}",
+            "rate of w": f"{stage.lr_w:g}" if stage.lr_w else NONE,
+        }
+        for number, stage in enumerate(stages, start=1)
+    ]
+    return Table(pd.DataFrame(rows))
+
+
+def stages_of(card: dict) -> list[Stage]:
+    """Stage table on the card of a distilled set."""
+    return [Stage(**stage) for stage in card["stages"]]
+
+
+def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
+    """Measured distances of runs: `seed`, `stage`, `step`, `distance`, and which one was `selected`."""
+    rows = [
+        {"seed": card["settings"]["seed"], "stage": stage, "step": step, "distance": distance}
+        | {"selected": [stage, step] == [card["best"]["stage"], card["best"]["step"]]}
+        for card in cards
+        for stage, step, distance in card["history"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def best_of_stages(card: dict) -> dict[str, int]:
+    """Index of the iterate with the smallest distance in each stage, by the name of its split layer."""
+    history = pd.DataFrame(card["history"], columns=["stage", "step", "distance"])
+    best = history.groupby("stage")["distance"].idxmin()
+    return {card["stages"][stage]["name"]: int(index) for stage, index in best.items()}
+
+
+def cost_table(cards: Iterable[dict]) -> Table:
+    """Seconds per distillation run of each search and ipc: mean over the runs."""
+    rows = [
+        {
+            "method": card["settings"]["kind"],
+            "ipc": card["settings"]["ipc"],
+            "steps": card["settings"]["search"]["steps"],
+            "seconds": card["provenance"]["seconds"],
+        }
+        for card in cards
+    ]
+    table = pd.DataFrame(rows).groupby(["method", "ipc", "steps"])["seconds"].agg(["mean", "count"])
+    place = table.index.get_level_values("method").map(list(LABELS).index)
+    table = table.iloc[place.argsort(kind="stable")].reset_index()
+    cells = {
+        "method": table["method"].map(LABELS),
+        "ipc": table["ipc"],
+        "steps": table["steps"],
+        "seconds per run": table["mean"].map("{:.1f}".format),
+        "runs": table["count"],
+    }
+    return Table(pd.DataFrame(cells))
+
+
+def fresh(distances: pd.DataFrame) -> pd.DataFrame:
+    """Iterates without the start of later stages, whose images an earlier iterate has already."""
+    return distances[(distances["step"] > 0) | (distances["stage"] == 0)]
+
+
+def rank_correlations(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Spearman's correlation of -distance with accuracy: 1 where a metric orders iterates as accuracy does.
+
+    Args:
+        distances: rows of `experiments.measured_distances`.
+        metrics: columns with distances.
+
+    Returns:
+        One row per metric, part of the run (`all stages`, `last stage`) and seed: `correlation`; nan where
+        all accuracies or distances are equal.
+    """
+    last = distances["stage"] == distances["stage"].max()
+    parts = {"all stages": fresh(distances), "last stage": distances[last]}
+    rows = [
+        {"metric": metric, "iterates": name, "seed": seed, "correlation": _spearman(run, metric)}
+        for metric in metrics
+        for name, part in parts.items()
+        for seed, run in part.groupby("seed")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _spearman(run: pd.DataFrame, metric: str) -> float:
+    if min(run[metric].nunique(), run["accuracy"].nunique()) < 2:
+        return float("nan")
+    return float(stats.spearmanr(-run[metric], run["accuracy"]).statistic)
+
+
+def correlation_table(correlations: pd.DataFrame) -> Table:
+    """Mean rank correlation over seeds, with the lowest and the highest."""
+    table = correlations.groupby(["metric", "iterates"], sort=False)["correlation"]
+    table = table.agg(["mean", "min", "max", "count"]).reset_index()
+    cells = {
+        "metric": table["metric"].map(metric_label),
+        "iterates": table["iterates"],
+        "mean": [_two_digits(value) for value in table["mean"]],
+        "lowest seed": [_two_digits(value) for value in table["min"]],
+        "highest seed": [_two_digits(value) for value in table["max"]],
+        "seeds": table["count"],
+    }
+    return Table(pd.DataFrame(cells))
+
+
+def _two_digits(value: float) -> str:
+    return NONE if pd.isna(value) else f"{value + 0:.2f}".replace("-", "−")
+
+
+def choices(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The iterate that each rule picks in each run: the last one, the smallest distance, the best accuracy.
+
+    Returns:
+        One row per rule and seed: `rule`, `seed`, `accuracy`, `regret` (points below the best iterate).
+    """
+    rows = []
+    for seed, run in distances.groupby("seed"):
+        run = run.sort_values("iterate")
+        picks = {"last iterate": run.index[-1]}
+        picks |= {f"smallest {metric_label(metric)}": run[metric].idxmin() for metric in metrics}
+        picks["best measured (oracle)"] = run["accuracy"].idxmax()
+        accuracies = {rule: run.loc[index, "accuracy"] for rule, index in picks.items()}
+        best = accuracies["best measured (oracle)"]
+        rows += [
+            {"rule": rule, "seed": seed, "accuracy": accuracy, "regret": best - accuracy}
+            for rule, accuracy in accuracies.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def choice_table(chosen: pd.DataFrame) -> Table:
+    """Mean accuracy and regret of each rule, with 95 % t intervals over the runs."""
+    accuracy = summarise(chosen, ["rule"])
+    regret = summarise(chosen.assign(accuracy=chosen["regret"]), ["rule"])
+    cells = {
+        "chosen iterate": accuracy["rule"],
+        "test accuracy (%)": [_mean_half(row) for _, row in accuracy.iterrows()],
+        "regret (points)": [_mean_half(row) for _, row in regret.iterrows()],
+        "runs": accuracy["seeds"],
+    }
+    return Table(pd.DataFrame(cells))
+
+
+def _mean_half(row: pd.Series) -> str:
+    half = f" ± {(row['high'] - row['low']) / 2:.1f}" if row["seeds"] > 1 else ""
+    return f"{row['mean']:.1f}{half}"
+
+
+def choice_verdicts(chosen: pd.DataFrame) -> Sentences:
+    """A sentence per metric: its choice against the last iterate, paired over the runs."""
+    wide = chosen.pivot_table(index="seed", columns="rule", values="accuracy", sort=False)
+    rules = [rule for rule in wide if rule.startswith("smallest")]
+    lines = []
+    for rule in rules:
+        gain = (wide[rule] - wide["last iterate"]).rename("accuracy").reset_index().assign(rule=rule)
+        lines.append(verdict(f"{rule} − last iterate", summarise(gain, ["rule"]).iloc[0]))
+    return Sentences(tuple(lines))
+
+
+def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:
+    """Accuracy on the main network minus the mean accuracy on the others, per method; paired over seeds.
+
+    Returns:
+        Rows of `results.summarise` by `objective` and `method`; empty with a single network.
+    """
+    means = seed_means(rows.fillna({"objective": ""}), ["objective", "method", "network"])
+    keys = ["objective", "method", "seed"]
+    on_main = means[means["network"] == main].set_index(keys)["accuracy"]
+    others = means[means["network"] != main].groupby(keys)["accuracy"].mean()
+    gaps = (on_main - others).dropna().rename("accuracy").reset_index()
+    return summarise(gaps, ["objective", "method"])
+
+
+def gap_table(gaps: pd.DataFrame) -> Table:
+    """Gap between the main network and the others, in points."""
+    many = gaps["objective"].replace("", None).dropna().nunique() > 1
+    gaps = gaps.sort_values("method", key=lambda names: names.map(list(LABELS).index), kind="stable")
+    cells = {
+        "method": [_method_name(row["objective"], row["method"], many) for _, row in gaps.iterrows()],
+        "gap (points)": gaps["mean"].map(_signed),
+        "95 % interval": [_interval(row) for _, row in gaps.iterrows()],
+        "seeds": gaps["seeds"],
+    }
+    return Table(pd.DataFrame(cells))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers of a notebook come from."""
+
+    lines: dict[str, str]
+
+    def _repr_html_(self) -> str:
+        items = "".join(
+            f"<li><strong>{escape(name)}</strong>: {escape(text)}</li>" for name, text in self.lines.items()
+        )
+        return f'<div class="provenance"><p><strong>Provenance</strong></p><ul>{items}</ul></div>'
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {text}" for name, text in self.lines.items())
+
+
+def provenance(laboratory: Laboratory) -> Provenance:
+    """Provenance of all results that a notebook shows, read from the results themselves."""
+    cards, evaluations = laboratory.cards(), laboratory.experiment.evaluations
+    keys = list(dict.fromkeys(task.key for task in evaluations))
+    records = [card["provenance"] for card in cards] + laboratory.store.provenance(keys)
+    profile, seeds = laboratory.profile, sorted({card["settings"]["seed"] for card in cards})
+    prior = prior_hash(profile.prior)
+    lines = {
+        "profile": profile.profile,
+        "runs": f"distillations: {len(cards)}, evaluations: {len(keys)}, "
+        f"{_duration(sum(record['seconds'] for record in records))} of computing in all",
+        "distillation seeds": ", ".join(map(str, seeds)),
+        "computed": _dates(records),
+        "code": _joined(_commit(record) for record in records),
+        "device": _joined(record["device"] for record in records),
+        "versions": _joined(_versions(record) for record in records),
+        "data": f"{profile.data.name}, content {_joined(card['data_hash'] for card in cards)}",
+        "generator": f"{Path(profile.prior).stem}, content {prior[:12]}",
+    }
+    return Provenance(lines)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(sorted(set(texts)))
+
+
+def _commit(record: dict) -> str:
+    if record["commit"] is None:
+        return "outside version control"
+    return f"commit {record['commit'][:7]}" + ("" if record["clean"] else " with uncommitted changes")
+
+
+def _versions(record: dict) -> str:
+    packages = [f"{name} {version}" for name, version in record["packages"].items()]
+    return ", ".join([f"hglad {record['hglad']}", f"Python {record['python']}", *packages])
+
+
+def _dates(records: list[dict]) -> str:
+    days = sorted(record["started"][:10] for record in records)
+    return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,90 @@
+"""Shared by the tests: digits at 8 px, a tiny random generator, processes that are killed in the middle."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hglad.data import DataSet, RealData, load_data
+from hglad.priors import save_prior
+from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
+
+torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
+
+
+@pytest.fixture(scope="session")
+def small_digits() -> DataSet:
+    """The digits at 8 px."""
+    return load_data("digits", resolution=8)
+
+
+@pytest.fixture(scope="session")
+def few_digits(small_digits) -> RealData:
+    """8 to 17 training images of each class, (1, 8, 8)."""
+    train = small_digits.train
+    chosen = [torch.arange(start, start + 8 + label) for label, start in enumerate(train.offsets[:-1])]
+    return train.select(torch.cat(chosen))
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> StyleGANXLSettings:
+    """Generator of 8 px digits with five split points."""
+    return StyleGANXLSettings(
+        z_dim=8, c_dim=10, w_dim=8, img_resolution=8, img_channels=1, channel_base=64, channel_max=8,
+        num_layers=3, embedding=(10, 8), margin_size=2,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tiny_settings) -> StyleGANXL:
+    """Untrained and frozen."""
+    return StyleGANXL.random(tiny_settings, torch.Generator().manual_seed(0)).requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def prior_file(tiny_prior, tmp_path_factory) -> str:
+    """Path of the tiny generator, as a profile names it."""
+    path = tmp_path_factory.mktemp("priors") / "tiny.safetensors"
+    save_prior(path, tiny_prior, {})
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def kill_midway() -> Callable[..., bool]:
+    """Start `target(*args)` in a fresh process, wait for `ready()`, then `delay` seconds, send SIGKILL.
+
+    Returns whether the process was still at work when it was killed; fails when it ended by an error.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hglad.experiments", "hglad.priors.train"])  # imported once for all
+
+    def run(target: Callable, args: tuple, ready: Callable[[], bool], delay: float) -> bool:
+        process = context.Process(target=target, args=args)
+        process.start()
+        deadline = time.monotonic() + 60
+        while process.is_alive() and not ready():
+            assert time.monotonic() < deadline, "the process did not get as far as it should"
+            time.sleep(0.005)
+        process.join(delay)
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -9)
+        return process.exitcode == -9
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def check_golden() -> Callable[..., None]:
+    """Compare values with those kept for the present version of an algorithm, {version: values}."""
+
+    def check(module: str, version: int, golden: dict[int, list[float]], found: list[float]) -> None:
+        path = f"hglad/{module}.py"
+        assert version in golden, f"{path} has VERSION {version}: add its values to this test, {found}"
+        assert found == pytest.approx(golden[version], rel=2e-3), (
+            f"results of {path} changed: raise VERSION there if this change is meant, and add {found}"
+        )
+
+    return check

@@ -1,0 +1,216 @@
+"""The command line: help of every command, one line for every bad input, and a set made and scored."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hglad import __version__
+from hglad.cli import EXPERIMENT_NAMES, _parser, main
+from hglad.data import available, load_data
+from hglad.distilled import DistilledSet
+from hglad.errors import HgladError
+from hglad.evaluation import random_real
+from hglad.experiments import EXPERIMENTS
+from hglad.paths import PROJECT
+
+SMALL = {"name": "convnet", "depth": 2, "width": 8}
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of all its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from parsers(command)
+
+
+COMMANDS = [parser.prog.split()[1:] for parser in parsers(_parser())]
+
+
+def tiny_profile() -> dict:
+    """The digits profile with as little work as possible."""
+    values = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
+    values["profile"] = "tiny"
+    values["surrogate"] = {"network": SMALL, "augmentation": "", "batch_real": 4}
+    values["search"] |= {"steps": 3, "select_every": 2}
+    values["metric"] = {
+        "network": SMALL,
+        "training": {"epochs": 1, "augmentation": "", "ema_decay": None},
+    }
+    return values
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """Working directory with a profile, a distilled set and some files that are neither."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny_profile()))
+    Path("typo.yaml").write_text(yaml.safe_dump(tiny_profile() | {"serach": {}}))
+    Path("torn.yaml").write_text("search: {steps: [1,\nlayer")
+    random_real(load_data("digits").train, 1, seed=0).save("set")
+    Path("other").mkdir()
+    Path("other", "notes.txt").write_text("text")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(" ".join(["usage: hglad", *words]))
+
+
+@pytest.mark.parametrize("parser", list(parsers(_parser())), ids=lambda parser: parser.prog)
+def test_every_argument_is_explained(parser):
+    silent = [action.dest for action in parser._actions if not action.help and not action.choices]
+    assert silent == []
+
+
+def test_the_commands_that_others_rely_on():
+    names = {" ".join(words) for words in COMMANDS}
+    assert names >= {"run", "distill", "evaluate", "prior train", "prior sample", "data list", "data check"}
+
+
+def test_help_names_the_experiments_that_exist():
+    assert set(EXPERIMENT_NAMES) == set(EXPERIMENTS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"hglad {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["distil"], ["distill", "a.yaml"], ["evaluate", "a", "--data"]])
+def test_usage_errors_end_with_2(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: hglad" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate none --data digits", "no file none/distilled.safetensors"),
+        ("evaluate set --data digit", "no data set 'digit'"),
+        ("evaluate set --data cifar10 --root none", "'cifar10' is not usable in none"),
+        ("evaluate set --data digits --networks convnt", "unknown network 'convnt': did you mean 'convnet'?"),
+        ("evaluate set --data digits --networks convnet,", "unknown network ''"),
+        ("evaluate set --data digits --repeats 0", "0 repeats"),
+        ("evaluate set --data digits --epochs 0", "epochs"),
+        ("evaluate set --data digits --augmentation colour", "did you mean 'color'?"),
+        ("distill none.yaml --out o", "cannot read none.yaml"),
+        ("distill typo.yaml --out o", "typo.yaml: unknown key 'serach': did you mean 'search'?"),
+        ("distill torn.yaml --out o", "cannot read torn.yaml"),
+        ("distill tiny.yaml --search pixels --objective dn --out o", "unknown objective 'dn'"),
+        ("distill tiny.yaml --search single --prior none --out o", "unknown prior 'none'"),
+        ("distill tiny.yaml --search single --prior a.safetensors --out o", "no prior at a.safetensors"),
+        ("distill tiny.yaml --search pixels --out other", "other holds other files"),
+        ("distill tiny.yaml --search pixels --out tiny.yaml", "cannot write tiny.yaml"),
+        ("run none.yaml", "cannot read none.yaml"),
+        ("run tiny.yaml --only glad_baselin", "did you mean 'glad_baseline'?"),
+        ("notebooks none.yaml --out o", "cannot read none.yaml"),
+        ("book --notebooks other --out o", "no executed notebooks in other"),
+        ("compare other set", "no results in other"),
+        ("prior train none.yaml --out o", "cannot read none.yaml"),
+        ("prior train tiny.yaml --out o", "unknown key"),
+        ("prior sample none --out o.png", "unknown prior 'none'"),
+        ("data check digit", "did you mean 'digits'?"),
+        ("data check digits --resolution 0", "resolution is 0"),
+        ("data check folder", "needs a root"),
+        ("data check other", "no resolution for the image folder other"),
+        ("data check other --resolution 8", "no folder train/ in other"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(place, capsys, command, message):
+    assert main(command.split()) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("hglad: ")
+    assert output.err.count("\n") == 1
+    assert output.err.endswith("\n")
+    assert message in output.err
+    assert "Traceback" not in output.err + output.out
+    assert Path("other", "notes.txt").read_text() == "text"
+    assert not list(place.glob(".tmp-*"))
+
+
+def test_debug_lets_the_error_through(place):
+    with pytest.raises(HgladError, match="no data set"):
+        main(["--debug", "data", "check", "digit"])
+
+
+def test_the_program_itself(tmp_path):
+    """Exit code and streams as a shell sees them, without and with --debug."""
+    words = "'data', 'check', 'digit'"
+    code = f"from hglad.cli import main; assert main([{words}]) == 1; main(['--debug', {words}])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    plain, debug = run.stderr.split("\n", 1)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert plain.startswith("hglad: no data set 'digit'")
+    assert debug.startswith("Traceback")
+    assert "HgladError: no data set 'digit'" in debug
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from hglad.cli import _parser; _parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_data_list(capsys):
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [name for name, _ in available()]
+    assert lines[0].startswith("digits")
+
+
+def test_data_check(capsys):
+    assert main(["data", "check", "digits"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["image_shape"] == [1, 16, 16]
+    assert described["images"] == {"train": 1437, "test": 360}
+
+
+def distilled(capsys, out: str, *words: str) -> DistilledSet:
+    """Images of a pixel search over the tiny profile."""
+    assert main(["distill", "tiny.yaml", "--search", "pixels", "--out", out, *words]) == 0
+    made = DistilledSet.load(out)
+    assert capsys.readouterr().out.startswith(f"{len(made.images)} images in {out}, distance ")
+    return made
+
+
+def test_distil_and_evaluate(place, capsys):
+    made = distilled(capsys, "made", "--seed", "3", "--ipc", "2")
+    assert made.images.shape == (20, 1, 16, 16)
+    assert made.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    settings = made.card["settings"]
+    assert {key: settings[key] for key in ("kind", "objective", "ipc", "seed")} == {
+        "kind": "pixels", "objective": "dm", "ipc": 2, "seed": 3,
+    }  # fmt: skip
+    assert made.card["history"][0][:2] == [0, 0]
+    assert made.card["distance"] == min(distance for _, _, distance in made.card["history"])
+    words = ["evaluate", "made", "--data", "digits", "--epochs", "2", "--repeats", "2", "--json", "rows.json"]
+    assert main(words) == 0
+    rows = json.loads(Path("rows.json").read_text())
+    assert [(row["network"], row["repeat"]) for row in rows] == [("convnet", 0), ("convnet", 1)]
+    mean = sum(row["accuracy"] for row in rows) / 2
+    assert 0 <= mean <= 100
+    assert f"{mean:.2f}".rstrip("0") in capsys.readouterr().out
+
+
+def test_a_set_follows_from_its_seed_and_leaves_nothing_else(place, capsys):
+    seeds = {"a": "0", "b": "0", "c": "1"}
+    first, again, other = (distilled(capsys, out, "--seed", seed) for out, seed in seeds.items())
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+    assert {path.name for path in place.iterdir()} >= {"a", "b", "c"}
+    assert not [path for path in place.iterdir() if "state" in path.name or path.name.startswith(".tmp")]

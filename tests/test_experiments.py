@@ -1,0 +1,326 @@
+"""The experiments: a plan with nothing twice, and the same rows however its runs are computed."""
+
+import random
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from joblib.externals.loky import get_reusable_executor
+
+from hglad.errors import HgladError
+from hglad.experiments import (
+    EXPERIMENTS,
+    ClassifierTask,
+    DistillTask,
+    EvaluateTask,
+    layer_count,
+    layer_names,
+    measured_distances,
+    plan,
+    required,
+    run_all,
+)
+from hglad.paths import PROJECT
+from hglad.profile import DataSettings, Profile, read_profile
+from hglad.results import Store
+from hglad.storage import read_json
+
+NETWORK = {"name": "convnet", "depth": 1, "width": 4}
+TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
+PROFILE = {
+    "profile": "tiny",
+    "data": {"name": "digits", "resolution": 8},
+    "surrogate": {"network": NETWORK, "augmentation": "color_crop", "batch_real": 8},
+    "search": {
+        "steps": 4, "stages": [1, 4], "layer": 2, "rates": "relative", "lr_features": 0.1, "lr_latents": 0.02,
+        "lr_pixels": 0.1, "select_every": 1,
+    },
+    "metric": {"network": NETWORK, "training": TRAINING},
+    "evaluation": {"repeats": 2, "training": TRAINING, "full_set_epochs": 1, "full_set_seeds": 1},
+    "networks": {"main": NETWORK, "other": NETWORK | {"width": 3}},
+    "sets": {
+        "objectives": ["dm"], "searches": ["pixels", "single", "hierarchical"],
+        "ipc": [1, 2], "seeds": [0, 1],
+    },
+    "studies": {"sweep_seeds": 1, "ablation_seeds": 2, "cross_seeds": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def profile(prior_file, tmp_path_factory) -> Profile:
+    file = tmp_path_factory.mktemp("profile") / "tiny.yaml"
+    file.write_text(yaml.safe_dump(PROFILE | {"prior": prior_file}))
+    return read_profile(file)
+
+
+@pytest.fixture(scope="module")
+def tasks(profile) -> list:
+    return plan(profile)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tasks, tmp_path_factory) -> Store:
+    """Results of all tasks, computed one after the other."""
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    run_all(tasks, store, cores=1)
+    return store
+
+
+@pytest.fixture(scope="module")
+def digits_profile(prior_file) -> Profile:
+    """The default profile, on a generator that needs no training."""
+    return replace(read_profile(PROJECT / "configs" / "digits.yaml"), prior=prior_file)
+
+
+def of_kind(tasks: list, kind: type) -> list:
+    return [task for task in tasks if isinstance(task, kind)]
+
+
+def same_rows(first: Store, second: Store) -> None:
+    pd.testing.assert_frame_equal(first.rows(), second.rows())
+
+
+# The plan
+
+
+def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
+    tasks = plan(digits_profile)
+    assert len({task.key for task in tasks}) == len(tasks)
+    seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
+    swept = (layer_count(digits_profile) - 2) * digits_profile.studies.sweep_seeds  # one is the main layer
+    assert len(of_kind(tasks, ClassifierTask)) == 1
+    assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept
+
+
+def test_the_plan_of_the_default_profile_is_the_same_when_made_again(digits_profile):
+    again = replace(digits_profile, sets=dict(reversed(digits_profile.sets.items())))
+    assert [task.key for task in plan(digits_profile)] == [task.key for task in plan(again)]
+
+
+def test_sets_are_shared_between_the_experiments(tasks, profile):
+    parts = {name: {task.key for task in plan(profile, name)} for name in EXPERIMENTS}
+    assert set().union(*parts.values()) == {task.key for task in tasks}
+    sets = {name: {t.key for t in of_kind(plan(profile, name), DistillTask)} for name in EXPERIMENTS}
+    assert sets["metric_ablation"] < sets["hierarchical_search"]
+    assert sets["cross_architecture"] < sets["hierarchical_search"]
+
+
+def test_a_task_comes_after_what_it_needs(tasks):
+    position = {task.key: index for index, task in enumerate(tasks)}
+    for task in tasks:
+        needed = []
+        if isinstance(task, DistillTask):
+            needed = [task.classifier]
+        elif isinstance(task, EvaluateTask) and task.distilled:
+            needed = [DistillTask(task.distilled)]
+        for other in needed:
+            assert position[other.key] < position[task.key] and other.phase < task.phase
+
+
+def test_an_unknown_experiment_is_a_clear_error(profile):
+    with pytest.raises(
+        HgladError, match="unknown experiment 'metric_ablate': did you mean 'metric_ablation'"
+    ):
+        plan(profile, "metric_ablate")
+
+
+def evaluation(profile: Profile, method: str) -> EvaluateTask:
+    tasks = of_kind(plan(profile), EvaluateTask)
+    return next(t for t in tasks if t.method == method and t.network == "main" and not t.iterates)
+
+
+@pytest.mark.parametrize("method", ["hierarchical", "random"])
+@pytest.mark.parametrize(
+    "module", ["training", "augment", "networks.convnet", "search", "objectives.dm", "metrics.class_relevant"]
+)
+def test_evaluations_follow_the_versions_of_what_makes_them(profile, monkeypatch, method, module):
+    before = evaluation(profile, method).key
+    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    of_every_training = module in ("training", "augment", "networks.convnet")
+    changes = of_every_training or method == "hierarchical"
+    assert (evaluation(profile, method).key != before) == changes
+
+
+@pytest.mark.parametrize("module", ["training", "augment", "networks.convnet"])
+def test_classifiers_follow_the_versions_of_what_makes_them(profile, monkeypatch, module):
+    before = ClassifierTask(profile.data, profile.metric).key
+    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    assert ClassifierTask(profile.data, profile.metric).key != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "full"},
+        {"ipc": 3},
+        {"seed": 9},
+        {"network": "another"},
+        {"options": NETWORK | {"width": 9}},
+        {"repeats": 9},
+        {"iterates": True},
+        {"data": DataSettings("digits", resolution=16)},
+    ],
+    ids=str,
+)
+def test_every_setting_of_an_evaluation_changes_its_key(profile, change):
+    task = evaluation(profile, "random")
+    assert replace(task, **change).key != task.key
+
+
+def test_protocol_and_set_of_an_evaluation_change_its_key(profile):
+    task = evaluation(profile, "hierarchical")
+    longer = replace(task, training=replace(task.training, epochs=2))
+    other = replace(task, distilled=replace(task.distilled, seed=9))
+    assert len({task.key, longer.key, other.key}) == 3
+
+
+def test_classifiers_follow_their_settings_and_not_those_of_the_metric(profile):
+    task, metric = ClassifierTask(profile.data, profile.metric), profile.metric
+    same = [replace(metric, name="feature"), replace(metric, compared=())]
+    other = [
+        replace(metric, seed=1),
+        replace(metric, network=NETWORK | {"width": 9}),
+        replace(metric, training=replace(metric.training, epochs=2)),
+    ]
+    assert {ClassifierTask(profile.data, m).key for m in same} == {task.key}
+    assert len({task.key, *(ClassifierTask(profile.data, m).key for m in other)}) == 4
+    assert ClassifierTask(DataSettings("digits", resolution=16), metric).key != task.key
+
+
+def test_costs_grow_with_the_work(profile):
+    settings = evaluation(profile, "hierarchical").distilled
+    changes = ({}, {"ipc": 10}, {"kind": "pixels"})
+    costs = [DistillTask(replace(settings, **change)).cost for change in changes]
+    assert costs[2] < costs[0] < costs[1]
+    task = evaluation(profile, "random")
+    assert task.cost < replace(task, ipc=9).cost
+    assert all(task.cost > 0 for task in plan(profile))
+
+
+def test_split_points_of_the_generator(profile):
+    assert layer_names(profile) == ("input", "L0_12_8", "L1_12_8", "L2_8_8", "pixels")
+    assert layer_count(profile) == 5
+
+
+# The runs
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_second_call_computes_nothing(tasks, profile, undisturbed):
+    assert all(task.done(undisturbed) for task in tasks)
+    before = contents(undisturbed.root)
+    run_all(plan(profile), undisturbed, cores=1)
+    assert contents(undisturbed.root) == before
+    assert not [name for name in before if ".state" in name or ".tmp-" in name]
+
+
+def test_only_what_is_missing_is_computed(tasks, undisturbed, tmp_path):
+    store = Store(tmp_path)
+    part = required([task for task in of_kind(tasks, EvaluateTask) if task.method == "random"])
+    run_all(part, store, cores=1)
+    kept = contents(tmp_path)
+    store.evaluation_file(part[0].key).unlink()
+    run_all(part, store, cores=1)
+    new = contents(tmp_path)
+    changed = {name for name in kept if kept[name] != new[name]}
+    assert changed == {f"evaluations/{part[0].key}.json"}
+    pd.testing.assert_frame_equal(store.rows([part[0].key]), undisturbed.rows([part[0].key]))
+
+
+def test_rows_are_tidy(profile, undisturbed):
+    rows = EXPERIMENTS["hierarchical_search"](profile).rows(undisturbed)
+    assert {"objective", "method", "layer", "ipc", "seed", "network", "repeat", "accuracy"} < {*rows.columns}
+    assert rows["accuracy"].between(0, 100).all() and set(rows["network"]) == {"main"}
+    cells = rows.groupby(["method", "ipc", "seed"], dropna=False).size()
+    assert len(cells) == (3 + 1) * 2 * 2 + 1 and set(cells.drop("full")) == {2} and cells["full"].sum() == 1
+    assert set(rows.loc[rows["method"] == "single", "layer"]) == {2}
+    assert rows.loc[rows["method"] != "single", "layer"].isna().all()
+
+
+def test_no_experiment_counts_a_result_twice(profile, undisturbed):
+    for make in EXPERIMENTS.values():
+        rows = make(profile).rows(undisturbed)
+        names = ["key", "repeat"] + (["iterate"] if "iterate" in rows else [])
+        assert not rows.duplicated(names).any()
+
+
+def test_the_sweep_covers_every_layer_but_the_pixels(profile, undisturbed):
+    rows = EXPERIMENTS["glad_baseline"](profile).rows(undisturbed)
+    single = rows[(rows["method"] == "single") & (rows["ipc"] == 1) & (rows["seed"] == 0)]
+    assert sorted(single["layer"].unique()) == [0, 1, 2, 3] and "hierarchical" not in set(rows["method"])
+
+
+def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):
+    rows = EXPERIMENTS["metric_ablation"](profile).rows(undisturbed)
+    assert set(rows["seed"]) == {0, 1} and (rows.groupby(["seed", "iterate"]).size() == 2).all()
+    first = rows[rows["seed"] == 0].drop_duplicates("iterate")
+    moments = list(zip(first["stage"], first["step"], strict=True))
+    assert moments == [(stage, step) for stage in (0, 1) for step in (0, 1, 2)]
+
+
+def test_distances_of_the_iterates_are_those_of_their_runs(profile, undisturbed):
+    table = measured_distances(profile, undisturbed, ("class_relevant", "feature"))
+    assert len(table) == 2 * 6 and (table["feature"] > 0).all()
+    for task in EXPERIMENTS["metric_ablation"](profile).evaluations:
+        card = read_json(undisturbed.set_folder(task.distilled.fingerprint) / "card.json")
+        found = table[table["seed"] == task.seed].sort_values("iterate")
+        for (_, row), (stage, step, distance) in zip(found.iterrows(), card["history"], strict=True):
+            assert (row["stage"], row["step"]) == (stage, step)
+            assert row["class_relevant"] == pytest.approx(distance, rel=0.1)  # of images rounded to 8 bits
+
+
+def test_every_architecture_meets_every_method(profile, undisturbed):
+    rows = EXPERIMENTS["cross_architecture"](profile).rows(undisturbed)
+    cells = {*zip(rows["network"], rows["method"], strict=True)}
+    methods = ("pixels", "single", "hierarchical", "random", "full")
+    assert cells == {(network, method) for network in ("main", "other") for method in methods}
+    assert set(rows["ipc"].dropna()) == {1}
+
+
+def test_two_processes_give_the_same_rows(profile, undisturbed, tmp_path):
+    store, experiment = Store(tmp_path), EXPERIMENTS["metric_ablation"](profile)
+    try:
+        run_all(experiment.tasks(), store, cores=2)
+    finally:
+        get_reusable_executor().shutdown()
+    pd.testing.assert_frame_equal(experiment.rows(store), experiment.rows(undisturbed))
+
+
+def run_all_saving_every_step(tasks: list, root: str) -> None:
+    torch.set_num_threads(1)
+    import_module("hglad.distillation").SAVE_EVERY = 0
+    run_all(tasks, Store(root), cores=1)
+
+
+@pytest.mark.parametrize("when", ["sets", "evaluations"])
+def test_killed_runs_continue_with_the_same_rows(tasks, undisturbed, tmp_path, kill_midway, when):
+    store = Store(tmp_path)
+
+    def ready() -> bool:
+        return len(list((tmp_path / when).glob("*"))) > 2
+
+    delay = random.Random(when).uniform(0, 0.3)
+    assert kill_midway(run_all_saving_every_step, (tasks, str(tmp_path)), ready, delay)
+    assert not all(task.done(store) for task in tasks)
+    run_all(tasks, store, cores=1)
+    same_rows(store, undisturbed)
+
+
+def test_an_error_in_a_run_is_passed_on(profile, tmp_path):
+    settings = evaluation(profile, "hierarchical").distilled
+    broken = replace(settings, kind="single", search=replace(settings.search, layer=9))
+    task = DistillTask(broken)
+    with pytest.raises(HgladError, match="split point 9 does not exist"):
+        run_all([task.classifier, task], Store(tmp_path), cores=1)
+    assert task.classifier.done(Store(tmp_path)) and not task.done(Store(tmp_path))

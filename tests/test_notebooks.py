@@ -1,0 +1,206 @@
+"""Templates, their parameters, their execution, and the executed copies that the book shows."""
+
+import ast
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from hglad.errors import HgladError
+from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
+from hglad.paths import PROJECT
+
+NAMES = ["01_glad_baseline", "02_hierarchical_search", "03_metric_ablation", "04_cross_architecture"]
+COPIES = PROJECT / "book" / "results" / "digits"
+DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
+METHODS = ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
+
+each_notebook = pytest.mark.parametrize("name", NAMES)
+
+
+def template(name: str):
+    return nbformat.read(TEMPLATES / f"{name}.ipynb", as_version=4)
+
+
+def copy(name: str):
+    return nbformat.read(COPIES / f"{name}.ipynb", as_version=4)
+
+
+def has_tag(cell, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook, kind: str) -> list[str]:
+    """Displayed data of a kind, in the order of the notebook."""
+    found = [out.get("data", {}) for cell in code_cells(notebook) for out in cell.outputs]
+    return ["".join(data[kind]) for data in found if kind in data]
+
+
+def tables(notebook) -> list[list[list[str]]]:
+    """Cells of every table as text, without its head."""
+    texts = [text for text in outputs(notebook, "text/html") if "<table" in text]
+    rows = [text.split("<tbody>")[1].split("</tr>")[:-1] for text in texts]
+    return [[[c.split("<")[0] for c in row.split("<td>")[1:]] for row in table] for table in rows]
+
+
+def test_there_is_a_template_for_each_experiment():
+    assert sorted(path.stem for path in TEMPLATES.glob("*.ipynb")) == NAMES
+
+
+@each_notebook
+def test_template_is_stripped_and_stands_on_one_title(name):
+    notebook = template(name)
+    assert all(cell.execution_count is None and not cell.outputs for cell in code_cells(notebook))
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert notebook.cells[0].source.startswith("# ")
+    assert sum(line.startswith("# ") for line in text.splitlines()) == 1
+
+
+@each_notebook
+def test_every_picture_has_a_text_for_those_who_cannot_see_it(name):
+    for cell in code_cells(template(name)):
+        if "report.picture(" in cell.source:
+            assert len(cell.metadata["mystnb"]["image"]["alt"]) > 20
+
+
+@each_notebook
+def test_parameters_are_those_of_the_default_profile(name):
+    (cell,) = [cell for cell in code_cells(template(name)) if has_tag(cell, "parameters")]
+    statements = ast.parse(cell.source).body
+    assert all(isinstance(statement, ast.AnnAssign) for statement in statements)
+    values = {s.target.id: ast.literal_eval(s.value) for s in statements}
+    types = {s.target.id: s.annotation.id for s in statements}
+    assert len(values) <= 10
+    assert values == DIGITS
+    assert types == {key: type(value).__name__ for key, value in DIGITS.items()}
+
+
+@each_notebook
+def test_every_parameter_is_explained(name):
+    found = papermill.inspect_notebook(str(TEMPLATES / f"{name}.ipynb"))
+    assert list(found) == list(DIGITS)
+    assert all(parameter["help"] and parameter["inferred_type_name"] for parameter in found.values())
+
+
+@each_notebook
+def test_parameters_of_the_default_profile_are_accepted(name):
+    check_parameters(TEMPLATES / f"{name}.ipynb", DIGITS)
+
+
+def test_unknown_parameter_is_refused_with_the_nearest_one():
+    with pytest.raises(HgladError, match="no parameter 'serach': did you mean 'search'"):
+        check_parameters(TEMPLATES / "01_glad_baseline.ipynb", DIGITS | {"serach": {}})
+
+
+def test_missing_parameter_is_refused():
+    without = {key: value for key, value in DIGITS.items() if key != "metric"}
+    with pytest.raises(HgladError, match="lacks the parameter 'metric' of 01_glad_baseline.ipynb"):
+        check_parameters(TEMPLATES / "01_glad_baseline.ipynb", without)
+
+
+@each_notebook
+def test_copy_is_the_template_with_the_parameters_of_its_profile(name):
+    cells = copy(name).cells
+    (injected,) = [cell for cell in cells if has_tag(cell, "injected-parameters")]
+    values = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(injected.source).body}
+    assert values == DIGITS
+    rest = [(cell.id, cell.cell_type, cell.source) for cell in cells if cell is not injected]
+    assert rest == [(cell.id, cell.cell_type, cell.source) for cell in template(name).cells]
+
+
+@each_notebook
+def test_copy_holds_what_its_execution_showed(name):
+    notebook = copy(name)
+    assert [cell.execution_count for cell in code_cells(notebook)] == [
+        number for number, _ in enumerate(code_cells(notebook), start=1)
+    ]
+    assert outputs(notebook, "image/png") and tables(notebook)
+    assert 'class="provenance"' in outputs(notebook, "text/html")[-1]
+    shown = [cell for cell in code_cells(notebook) if "report." in cell.source]
+    assert all(cell.outputs for cell in shown)
+
+
+@each_notebook
+def test_copy_is_small_and_complains_of_nothing(name):
+    assert (COPIES / f"{name}.ipynb").stat().st_size < 400_000
+    streams = [
+        out
+        for cell in code_cells(copy(name))
+        for out in cell.outputs
+        if out.output_type in ("stream", "error")
+    ]
+    assert streams == []
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Folder of the notebooks of the profile smoke, executed from nothing, and of their results."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        execute_all(PROJECT / "configs" / "smoke.yaml", folder / "results", folder / "notebooks")
+    return folder
+
+
+def executed(smoke, name: str):
+    return nbformat.read(smoke / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+@pytest.mark.slow
+@each_notebook
+def test_notebook_makes_its_results_from_nothing(smoke, name):
+    notebook = executed(smoke, name)
+    assert outputs(notebook, "image/png") and tables(notebook)
+    assert any((smoke / "results" / "evaluations").iterdir())
+
+
+@pytest.mark.slow
+def test_result_tables_have_the_expected_rows(smoke):
+    first = {name: tables(executed(smoke, name)) for name in NAMES}
+    assert [row[0] for row in first[NAMES[0]][0]] == [name for name in METHODS if name != "H-GLaD"]
+    stages, methods, differences, cost = first[NAMES[1]]
+    assert [row[1] for row in stages][0] == "input" and [row[1] for row in stages][-1] == "pixels"
+    assert [row[0] for row in methods] == METHODS
+    assert [row[1] for row in differences] == [
+        f"H-GLaD − {other}" for other in ("GLaD", "pixels", "random real")
+    ]
+    assert [row[0] for row in cost] == ["pixels", "GLaD", "H-GLaD"]
+    correlations, choices = first[NAMES[2]]
+    assert [row[1] for row in correlations] == ["all stages", "last stage"] * 2
+    assert [row[0] for row in choices][::3] == ["last iterate", "best measured (oracle)"]
+    networks, gaps = first[NAMES[3]]
+    assert [row[0] for row in networks] == [row[0] for row in gaps] == METHODS
+
+
+@pytest.mark.slow
+def test_second_execution_has_nothing_to_do(smoke, capsys):
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")}
+    execute_all(PROJECT / "configs" / "smoke.yaml", smoke / "results", smoke / "notebooks")
+    assert "0 executed, 4 up to date" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")} == before
+
+
+@pytest.mark.slow
+def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, monkeypatch, tmp_path):
+    monkeypatch.setenv("HGLAD_RESULTS", str(smoke / "results"))
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.chdir(tmp_path)
+    parameters = yaml.safe_load((PROJECT / "configs" / "smoke.yaml").read_text())
+    again = tmp_path / "again.ipynb"
+    execute(TEMPLATES / f"{NAMES[3]}.ipynb", parameters, again)
+    assert again.read_bytes() == (smoke / "notebooks" / f"{NAMES[3]}.ipynb").read_bytes()
+
+
+@pytest.mark.slow
+def test_failing_cell_is_one_clear_error(monkeypatch, tmp_path):
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    broken.metadata = template(NAMES[0]).metadata
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    with pytest.raises(HgladError, match="broken.ipynb failed in cell 1: ZeroDivisionError"):
+        execute(tmp_path / "broken.ipynb", {}, tmp_path / "out.ipynb")
+    assert not (tmp_path / "out.ipynb").exists()

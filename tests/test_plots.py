@@ -1,0 +1,272 @@
+"""The figures show the numbers they are given, in one colour per method, and are the same bytes each time."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from hglad import plots, report
+from hglad.results import summarise
+from hglad.search import Stage
+
+STAGES = [
+    Stage(0, "input", 10, 0.1, 0.02),
+    Stage(1, "L0_24_24", 10, 0.1, 0.02),
+    Stage(2, "pixels", 5, 0.1, 0.0),
+]
+
+
+def make_rows(methods=("random", "pixels", "single", "hierarchical"), networks=("A",), ipcs=(1, 10)):
+    """Two repeats of three seeds per cell around known means, and two full-set networks."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"objective": None if method == "random" else "dm", "method": method, "layer": None, "ipc": ipc}
+        | {"seed": seed, "network": network, "repeat": repeat, "accuracy": 50 + 5 * place + rng.normal()}
+        for place, method in enumerate(methods)
+        for network in networks
+        for ipc in ipcs
+        for seed in range(3)
+        for repeat in range(2)
+    ]
+    rows += [
+        {"objective": None, "method": "full", "layer": None, "ipc": None, "seed": seed, "network": network}
+        | {"repeat": 0, "accuracy": 95.0 + seed}
+        for network in networks
+        for seed in range(2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def make_distances() -> pd.DataFrame:
+    """Two runs of two stages; the second stage begins with the images of iterate 1."""
+    runs = []
+    for seed in range(2):
+        run = pd.DataFrame({"iterate": range(5), "stage": [0, 0, 1, 1, 1], "step": [0, 5, 0, 5, 10]})
+        run["accuracy"] = np.array([20.0, 50.0, 50.0, 70.0, 60.0]) + seed
+        run["good"] = 100 - run["accuracy"]
+        run["bad"] = run["accuracy"] + 1
+        runs.append(run.assign(seed=seed))
+    return pd.concat(runs, ignore_index=True)
+
+
+def make_history() -> pd.DataFrame:
+    moments = [(0, 0, 2.0), (0, 10, 1.0), (1, 0, 1.0), (1, 10, 0.4), (2, 0, 0.4), (2, 5, 0.6)]
+    best = {"stage": 1, "step": 10}
+    cards = [{"settings": {"seed": seed}, "history": moments, "best": best} for seed in range(2)]
+    return report.distance_history(cards)
+
+
+def make_images(count: int = 10) -> torch.Tensor:
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+FIGURES = {
+    "accuracy_by_ipc": lambda: plots.accuracy_by_ipc(make_rows()),
+    "accuracy_by_network": lambda: plots.accuracy_by_network(make_rows(networks=("A", "B"), ipcs=(1,))),
+    "layer_sweep": lambda: plots.layer_sweep(
+        make_rows(("single",), ipcs=(1,)).assign(layer=1), ["input", "L0", "pixels"], chosen=1
+    ),
+    "distance_over_steps": lambda: plots.distance_over_steps(make_history(), STAGES, "feature"),
+    "distance_and_accuracy": lambda: plots.distance_and_accuracy(
+        make_distances(), ["good", "bad"], ["input", "pixels"]
+    ),
+    "chosen_accuracy": lambda: plots.chosen_accuracy(report.choices(make_distances(), ["good", "bad"])),
+    "image_rows": lambda: plots.image_rows({"a": make_images(), "b": make_images()}, range(10)),
+    "image_panels": lambda: plots.image_panels({"a": make_images(20), "b": make_images(20)}, 2),
+}
+
+
+def png(figure) -> bytes:
+    return report.picture(figure).data
+
+
+def errorbars(axes) -> dict[str, list[tuple[float, float, float]]]:
+    """Mean, low and high of every interval, by colour."""
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container.lines
+        for segment in bars.get_segments():
+            interval = (line.get_ydata()[0], segment[0, 1], segment[1, 1])
+            found.setdefault(to_hex(line.get_color()), []).append(interval)
+    return found
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_same_rows_give_the_same_small_png_without_metadata(name):
+    first = png(FIGURES[name]())
+    assert first == png(FIGURES[name]())
+    assert len(first) < 150_000
+    assert set(Image.open(io.BytesIO(first)).info) <= {"dpi"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_leaves_the_style_of_others_alone(name):
+    before = dict(matplotlib.rcParams)
+    FIGURES[name]()
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_ipc", "accuracy_by_network", "layer_sweep", "chosen_accuracy"])
+def test_accuracies_are_labelled_in_percent(name):
+    assert FIGURES[name]().axes[0].get_ylabel() == "test accuracy (%)"
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert plots.COLOURS.keys() == plots.LABELS.keys()
+    assert len({to_hex(colour) for colour in plots.COLOURS.values()}) == len(plots.COLOURS)
+
+
+def test_bars_are_the_t_intervals_over_seeds():
+    rows = make_rows()
+    drawn = errorbars(plots.accuracy_by_ipc(rows).axes[0])
+    for method in ("random", "pixels", "single", "hierarchical"):
+        expected = summarise(rows[rows["method"] == method], ["ipc"])[["mean", "low", "high"]].to_numpy()
+        np.testing.assert_allclose(drawn[to_hex(plots.COLOURS[method])], expected)
+
+
+def test_dots_are_seeds_and_not_repeats():
+    axes = plots.accuracy_by_ipc(make_rows(("pixels",), ipcs=(1,))).axes[0]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [len(line.get_ydata()) for line in dots] == [3]
+
+
+def test_the_full_set_is_a_dashed_line_at_its_mean():
+    axes = plots.accuracy_by_ipc(make_rows()).axes[0]
+    (line,) = [line for line in axes.lines if line.get_label() == "full set"]
+    assert line.get_linestyle() == "--"
+    assert line.get_ydata()[0] == pytest.approx(95.5)
+
+
+def test_the_axis_ends_where_accuracy_does():
+    rows = make_rows(("pixels",)).assign(accuracy=lambda frame: frame["accuracy"] + 40 * frame["seed"] - 30)
+    low, high = plots.accuracy_by_ipc(rows).axes[0].get_ylim()
+    assert low >= 0 and high <= 101
+
+
+def test_one_seed_has_a_mean_without_an_interval():
+    rows = make_rows(("pixels",), ipcs=(1,)).query("seed == 0")
+    ((mean, low, high),) = errorbars(plots.accuracy_by_ipc(rows).axes[0])[to_hex(plots.COLOURS["pixels"])]
+    assert mean == low == high
+
+
+def test_each_objective_has_a_panel_with_the_baselines():
+    rows = pd.concat([make_rows(), make_rows(("pixels",)).replace({"objective": {"dm": "dc"}})])
+    figure = plots.accuracy_by_ipc(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["DM", "DC"]
+    for axes in figure.axes:
+        assert {to_hex(plots.COLOURS["random"]), to_hex(plots.COLOURS["pixels"])} <= set(errorbars(axes))
+
+
+def test_steps_of_the_stages_follow_each_other():
+    axes = plots.distance_over_steps(make_history(), STAGES, "feature").axes[0]
+    curve = next(line for line in axes.lines if line.get_label() == "seed 0")
+    assert list(curve.get_xdata()) == [0, 10, 10, 20, 20, 25]
+    selected = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
+    assert {(line.get_xdata()[0], line.get_ydata()[0]) for line in selected} == {(20, 0.4)}
+
+
+def test_images_are_drawn_clamped_and_in_order():
+    images = make_images(2) * 3 - 1
+    axes = plots.image_rows({"a": images}, ["x", "y"]).axes[0]
+    drawn = axes.images[0].get_array()
+    np.testing.assert_allclose(drawn[1:9, 1:9, 0], images[0, 0].clamp(0, 1))
+    np.testing.assert_allclose(drawn[1:9, 10:18, 0], images[1, 0].clamp(0, 1))
+
+
+def test_a_panel_has_a_column_per_class():
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 1, 8, 8) / 6  # 3 classes, 2 images each
+    drawn = plots.image_panels({"a": images}, per_class=2).axes[0].images[0].get_array()
+    corners = drawn[1::9, 1::9, 0]
+    np.testing.assert_allclose(corners * 6, [[0, 2, 4], [1, 3, 5]], atol=1e-6)
+
+
+def test_main_table_has_a_column_per_ipc_and_the_full_set_apart():
+    table = report.main_table(make_rows()).frame
+    assert list(table) == ["method", "1 image per class", "10 images per class", "all images"]
+    assert list(table["method"]) == ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
+    assert table.iloc[-1, 1:].isna().tolist() == [True, True, False]
+    assert table.iloc[1, 1].endswith("(3×2)") and table.iloc[-1, 3].endswith("(2×1)")
+
+
+def test_main_table_names_the_objective_only_where_there_are_several():
+    rows = pd.concat([make_rows(), make_rows(("pixels",)).replace({"objective": {"dm": "dc"}})])
+    names = list(report.main_table(rows).frame["method"])
+    assert names == ["random real", "pixels (DC)", "pixels (DM)", "GLaD (DM)", "H-GLaD (DM)", "full set"]
+
+
+def test_differences_are_paired_with_the_baseline_too():
+    rows = make_rows()
+    found = report.differences(rows, [("pixels", "random"), ("pixels", "absent")])
+    assert list(found["ipc"]) == [1, 10] and set(found["second"]) == {"random"}
+    means = rows[rows["ipc"] == 1].groupby("method")["accuracy"].mean()
+    assert found["mean"].iloc[0] == pytest.approx(means["pixels"] - means["random"])
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "seeds", "expected"),
+    [
+        (2.0, 1.0, 3.0, 3, "x = +2.0 points; the 95 % interval (+1.0 to +3.0) excludes 0."),
+        (-2.0, -3.0, -1.0, 3, "x = −2.0 points; the 95 % interval (−3.0 to −1.0) excludes 0."),
+        (1.0, -1.0, 3.0, 3, "includes 0: not told apart with these seeds."),
+        (2.0, float("nan"), float("nan"), 1, "x = +2.0 points; one seed, no interval."),
+    ],
+)
+def test_verdict_follows_from_the_interval(mean, low, high, seeds, expected):
+    estimate = pd.Series({"mean": mean, "low": low, "high": high, "seeds": seeds})
+    assert report.verdict("x", estimate).endswith(expected)
+
+
+def test_rank_correlation_is_one_for_the_right_order_and_counts_handed_on_images_once():
+    found = report.rank_correlations(make_distances(), ["good", "bad"]).set_index(
+        ["metric", "iterates", "seed"]
+    )
+    assert found.loc[("good", "all stages", 0), "correlation"] == pytest.approx(1)
+    assert found.loc[("bad", "last stage", 1), "correlation"] == pytest.approx(-1)
+    assert len(report.fresh(make_distances())) == 8
+
+
+def test_rank_correlation_of_equal_accuracies_is_no_number():
+    level = make_distances().assign(accuracy=50.0)
+    assert report.rank_correlations(level, ["good"])["correlation"].isna().all()
+
+
+def test_choices_and_their_regret():
+    chosen = report.choices(make_distances(), ["good", "bad"]).query("seed == 0").set_index("rule")
+    assert chosen["accuracy"].to_dict() == {
+        "last iterate": 60.0,
+        "smallest good": 70.0,
+        "smallest bad": 20.0,
+        "best measured (oracle)": 70.0,
+    }
+    assert chosen["regret"].to_dict() == {
+        "last iterate": 10.0,
+        "smallest good": 0.0,
+        "smallest bad": 50.0,
+        "best measured (oracle)": 0.0,
+    }
+
+
+def test_gap_is_main_minus_mean_of_the_others():
+    rows = make_rows(networks=("A", "B", "C"), ipcs=(1,))
+    gaps = report.network_gaps(rows, "A").set_index("method")
+    means = rows[rows["method"] == "single"].groupby("network")["accuracy"].mean()
+    assert gaps.loc["single", "mean"] == pytest.approx(means["A"] - (means["B"] + means["C"]) / 2)
+    assert report.network_gaps(rows[rows["network"] == "A"], "A").empty
+
+
+def test_best_of_stages_is_the_smallest_distance_of_each():
+    card = {
+        "stages": [{"name": "input"}, {"name": "pixels"}],
+        "history": [(0, 0, 2.0), (0, 5, 1.0), (1, 0, 1.0), (1, 5, 0.5), (1, 9, 0.7)],
+    }
+    assert report.best_of_stages(card) == {"input": 1, "pixels": 3}
+
+
+def test_provenance_box_escapes_what_it_shows():
+    box = report.Provenance({"device": "a <b> & c"})._repr_html_()
+    assert box.startswith('<div class="provenance">') and "a &lt;b&gt; &amp; c" in box

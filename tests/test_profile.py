@@ -1,0 +1,206 @@
+"""Profiles: the shipped ones read, bad ones are refused in one line, every setting is explained."""
+
+import ast
+import re
+from copy import deepcopy
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hglad.errors import HgladError
+from hglad.paths import PROJECT, results_folder
+from hglad.priors.train import PriorSettings, read_prior_settings
+from hglad.profile import Profile, profile_from, read_profile
+from hglad.search import KINDS, SearchSettings
+from hglad.settings import to_dict
+from hglad.training import TrainingSettings
+
+PROFILES = sorted((PROJECT / "configs").glob("*.yaml"))
+DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
+
+
+def changed(key: str, value: object) -> dict:
+    """The digits profile with the value at a dotted key replaced."""
+    values = deepcopy(DIGITS)
+    *groups, last = key.split(".")
+    group = values
+    for name in groups:
+        group = group[name]
+    group[last] = value
+    return values
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_shipped_profiles_read_under_their_own_name(path):
+    assert read_profile(path).profile == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "configs" / "priors").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_settings_of_priors_read(path):
+    assert isinstance(read_prior_settings(path), PriorSettings)
+
+
+def test_the_values_of_a_profile_arrive():
+    profile = read_profile(PROJECT / "configs" / "digits.yaml")
+    assert profile.data.name == "digits"
+    assert profile.search == SearchSettings(**DIGITS["search"])
+    assert profile.evaluation.training == TrainingSettings(**DIGITS["evaluation"]["training"])
+    assert list(profile.networks) == list(DIGITS["networks"])
+    assert set(profile.sets["searches"]) == set(KINDS)
+
+
+def test_parameters_of_a_notebook_make_the_same_profile():
+    assert profile_from(**DIGITS) == read_profile(PROJECT / "configs" / "digits.yaml")
+    assert profile_from(**to_dict(profile_from(**DIGITS))) == profile_from(**DIGITS)
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Profile)])
+def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in DIGITS.items() if name != key}))
+    with pytest.raises(HgladError, match=re.escape(f"{path}: key '{key}' is missing")):
+        read_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("serach", {}, "unknown key 'serach': did you mean 'search'?"),
+        ("search.step", 3, "unknown key 'search.step': did you mean 'steps'?"),
+        ("search.steps", "many", "search.steps is 'many' (str): expected int"),
+        ("search.steps", 0, "search.steps is 0: expected at least 1"),
+        ("search.stages", [2, 1], "search.stages is (2, 1): expected ascending split points"),
+        ("search.rates", "fast", "search.rates is 'fast': expected absolute or relative"),
+        ("search.selection", "best", "search.selection is 'best': expected metric or last"),
+        ("search.select_every", 0, "search.select_every is 0: expected at least 1"),
+        ("search.lr_pixels", "1e-2", "expected float; YAML reads 1e-2 as text: write 1.0e-2"),
+        ("search.lr_pixels", "fast", "search.lr_pixels is 'fast' (str): expected float"),
+        ("surrogate.network.name", "convnt", "surrogate.network.name has 'convnt': did you mean 'convnet'?"),
+        ("surrogate.network", "convnet", "surrogate.network is 'convnet' (str): expected a mapping"),
+        ("surrogate.network.dept", 3, "unknown key 'surrogate.network.dept': did you mean 'depth'?"),
+        ("surrogate.augmentation", "colour", "colour"),
+        ("surrogate.batch_real", 0, "surrogate.batch_real has 0: expected whole numbers of at least 1"),
+        ("metric.name", "features", "metric has 'features': did you mean 'feature'?"),
+        ("metric.compared", ["featur"], "metric has 'featur': did you mean 'feature'?"),
+        ("metric.network", {"width": 3}, "metric.network is {'width': 3}: expected a mapping with a name"),
+        ("metric.training.epochs", 0, "epochs"),
+        ("evaluation.repeats", 0, "evaluation.repeats has 0: expected whole numbers of at least 1"),
+        ("evaluation.training.epoch", 3, "unknown key 'evaluation.training.epoch': did you mean 'epochs'?"),
+        ("evaluation.training", {"lr": -1}, "lr is -1.0; give a positive number"),
+        ("networks", {}, "networks is {}: expected a label with {name: convnet}"),
+        ("networks.A", {"name": "resnet"}, "networks.A.name has 'resnet': did you mean 'resnet18'?"),
+        ("sets.searches", [], "sets.searches is []: expected a list such as"),
+        ("sets.searches", ["pixel"], "sets.searches has 'pixel': did you mean 'pixels'?"),
+        ("sets.objectives", ["dn"], "sets.objectives has 'dn': "),
+        ("sets.ipc", 1, "sets.ipc is 1: expected a list such as [1, 10]"),
+        ("sets.ipc", [0], "sets.ipc has 0: expected whole numbers of at least 1"),
+        ("sets.ipc", [1.0], "sets.ipc has 1.0: expected whole numbers of at least 1"),
+        ("sets.seeds", ["0"], "sets.seeds has '0': expected whole numbers of at least 0"),
+        ("sets.seeds", [True], "sets.seeds has True: expected whole numbers of at least 0"),
+        ("sets.seed", [1], "unknown key 'sets.seed': did you mean 'seeds'?"),
+        ("sets", {"ipc": [1]}, "sets.objectives is None: expected a list such as ['dm']"),
+        ("studies.sweep_seeds", -1, "studies.sweep_seeds has -1: expected whole numbers of at least 0"),
+        ("data", "digits", "data is 'digits': expected a mapping of keys to values"),
+        ("data.resolution", "16 px", "data.resolution is '16 px' (str): expected int"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named_with_their_file_in_one_line(tmp_path, key, value, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(changed(key, value)))
+    with pytest.raises(HgladError) as caught:
+        read_profile(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"a: [1,\nb: {", "line 2"),
+        (b"\xff\xfe\x80\x81", "can't decode"),
+        (b"", "Profile is None: expected a mapping of keys to values"),
+        (b"- 1\n- 2\n", "Profile is [1, 2]: expected a mapping of keys to values"),
+    ],
+    ids=["missing", "not yaml", "not text", "empty", "list"],
+)
+def test_unreadable_files_are_named_in_one_line(tmp_path, content, message):
+    path = tmp_path / "p.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(HgladError) as caught:
+        read_profile(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_folder_of_results(monkeypatch, tmp_path):
+    monkeypatch.delenv("HGLAD_RESULTS", raising=False)
+    assert results_folder("digits") == PROJECT / "data" / "results" / "digits"
+    monkeypatch.setenv("HGLAD_RESULTS", str(tmp_path))
+    assert results_folder("digits") == tmp_path
+
+
+def is_dataclass_node(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+
+
+def is_text(node: ast.AST | None) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        and bool(node.value.value.strip())
+    )
+
+
+def unexplained(cls: ast.ClassDef) -> list[str]:
+    """Fields of a dataclass without a docstring below them."""
+    following = [*cls.body[1:], None]
+    return [
+        node.target.id
+        for node, below in zip(cls.body, following, strict=True)
+        if isinstance(node, ast.AnnAssign) and not is_text(below)
+    ]
+
+
+def settings_classes() -> dict[str, ast.ClassDef]:
+    """Every dataclass of settings in the package, by file and name."""
+    found = {}
+    for path in sorted((PROJECT / "hglad").rglob("*.py")):
+        for node in filter(is_dataclass_node, ast.walk(ast.parse(path.read_text()))):
+            if path.name == "profile.py" or node.name.endswith("Settings"):
+                found[f"{path.relative_to(PROJECT / 'hglad')}:{node.name}"] = node
+    return found
+
+
+@pytest.mark.parametrize(("name", "cls"), settings_classes().items(), ids=settings_classes())
+def test_every_setting_has_a_docstring(name, cls):
+    assert ast.get_docstring(cls)
+    assert unexplained(cls) == []
+
+
+def test_the_search_for_settings_finds_them_all():
+    names = {name.split(":")[1] for name in settings_classes()}
+    assert names >= {
+        "Profile", "DataSettings", "SurrogateSettings", "MetricSettings", "EvaluationSettings", "Studies",
+        "SearchSettings", "TrainingSettings", "DistillationSettings", "GANSettings", "QualitySettings",
+        "PriorSettings", "StyleGANXLSettings",
+    }  # fmt: skip
+
+
+def test_a_missing_docstring_is_noticed():
+    source = 'class A:\n    a: int = 1\n    """Explained."""\n    b: int = 2\n    c: int\n    """ """\n'
+    assert unexplained(ast.parse(source).body[0]) == ["b", "c"]
+
+
+def test_paths_are_the_package_s_not_the_caller_s(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert Path(PROJECT, "configs", "digits.yaml").is_file()
+    assert read_profile(PROJECT / "configs" / "digits.yaml").profile == "digits"

@@ -1,0 +1,408 @@
+"""The one loop: stages, steps against other implementations, selection, the same bits after a stop."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hglad import augment, search, training
+from hglad.errors import HgladError
+from hglad.metrics import create_metric
+from hglad.networks import create_network, initialise
+from hglad.objectives import create_objective
+from hglad.objectives.dm import distribution_matching
+from hglad.priors import Latents, PixelPrior
+from hglad.search import Search, SearchSettings, SearchState, load_state, plan_stages, save_state
+
+LAYERS = ("input", "L0", "L1", "L2", "pixels")
+QUICK = {
+    "steps": 8,
+    "stages": (1, 2, 4),
+    "rates": "relative",
+    "lr_features": 0.1,
+    "lr_latents": 0.02,
+    "lr_pixels": 0.1,
+    "select_every": 2,
+}
+ABSOLUTE = {"rates": "absolute", "lr_features": 1.0, "lr_latents": 0.1, "lr_pixels": 1.0}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network(**options: int) -> torch.nn.Module:
+    return create_network("convnet", (1, 8, 8), 10, **{"depth": 2, "width": 6} | options)
+
+
+@pytest.fixture(scope="module")
+def metric(few_digits):
+    return create_metric("class_relevant", network(), few_digits)
+
+
+@pytest.fixture
+def make_search(few_digits, tiny_prior, metric):
+    """Search over the tiny generator (or `prior`) with DM; other keywords change the settings."""
+
+    def make(
+        kind: str = "hierarchical", seed: int = 0, ipc: int = 1, prior=None, metric=metric, **changes
+    ) -> Search:
+        objective = create_objective(
+            "dm", network=network(width=4), augmentation="color_crop_rotate", batch_real=4
+        )
+        labels = torch.arange(10).repeat_interleave(ipc)
+        prior = prior or (PixelPrior(few_digits) if kind == "pixels" else tiny_prior)
+        settings = SearchSettings(**QUICK | changes)
+        return Search(prior, objective, metric, few_digits, labels, kind, settings, seeded(seed))
+
+    return make
+
+
+def tensors_of(state: SearchState) -> list[torch.Tensor]:
+    parts = [x for name in ("latents", "velocity", "stage_best") for x in vars(getattr(state, name)).values()]
+    return [*(part for part in parts if part is not None), state.images, state.rng]
+
+
+def plain_of(state: SearchState) -> list:
+    names = ("stage", "step", "rates", "stage_distance", "distance", "best", "history", "loss")
+    return [getattr(state, name) for name in names]
+
+
+def assert_same_bits(found: SearchState, expected: SearchState) -> None:
+    assert plain_of(found) == plain_of(expected)
+    for a, b in zip(tensors_of(found), tensors_of(expected), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [5, 7, 23, 100])
+@pytest.mark.parametrize("stages", [(), (0,), (4,), (1, 3), (0, 2, 4)])
+@pytest.mark.parametrize("kind", ["pixels", "single", "hierarchical"])
+def test_stages_share_all_the_steps_in_ascending_order(kind, stages, steps):
+    settings = SearchSettings(steps=steps, stages=stages, layer=2)
+    table = plan_stages(kind, settings, LAYERS)
+    expected = {"pixels": (4,), "single": (2,), "hierarchical": stages or (0, 1, 2, 3, 4)}[kind]
+    assert tuple(stage.layer for stage in table) == expected
+    assert [stage.name for stage in table] == [LAYERS[layer] for layer in expected]
+    assert sum(stage.steps for stage in table) == steps
+    assert max(stage.steps for stage in table) - min(stage.steps for stage in table) <= 1
+
+
+def test_pixel_space_has_its_own_rate_and_no_styles():
+    table = plan_stages("hierarchical", SearchSettings(lr_features=3, lr_latents=2, lr_pixels=5), LAYERS)
+    assert [(stage.lr_f, stage.lr_w) for stage in table] == [(3, 2)] * 4 + [(5, 0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("hierarchy", {}, "unknown search 'hierarchy': expected pixels, single, hierarchical"),
+        ("single", {"layer": 5}, "split point 5 does not exist: expected 0 to 4"),
+        ("single", {"layer": -1}, "split point -1 does not exist"),
+        ("hierarchical", {"stages": (2, 9)}, "split point 9 does not exist"),
+        ("hierarchical", {"steps": 4}, "search.steps is 4: expected at least one for each of the 5 stages"),
+    ],
+)
+def test_impossible_stages_are_a_clear_error(kind, settings, message):
+    with pytest.raises(HgladError, match=message):
+        plan_stages(kind, SearchSettings(**settings), LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", 0),
+        ("select_every", 0),
+        ("rates", "relativ"),
+        ("selection", "best"),
+        ("stages", (2, 1)),
+        ("stages", (1, 1)),
+    ],
+)
+def test_impossible_settings_are_a_clear_error(key, value):
+    with pytest.raises(HgladError, match=rf"search\.{key} is .*: expected "):
+        SearchSettings(**{key: value})
+
+
+def test_a_fixed_layer_is_the_hierarchy_with_one_stage(make_search):
+    fixed, hierarchy = (
+        list(make_search(kind, layer=2, stages=(2,)).run()) for kind in ("single", "hierarchical")
+    )
+    assert len(fixed) == len(hierarchy) == 1 + QUICK["steps"]
+    for a, b in zip(fixed, hierarchy, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_pixels_are_the_hierarchy_over_the_identity(make_search, few_digits):
+    pixels = list(make_search("pixels").run())
+    hierarchy = list(make_search("hierarchical", prior=PixelPrior(few_digits), stages=()).run())
+    for a, b in zip(pixels, hierarchy, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_pixel_steps_are_sgd_with_momentum(make_search, few_digits):
+    run = make_search("pixels", ipc=2, **ABSOLUTE | {"lr_pixels": 0.3})
+    states = list(run.run())
+    generator = seeded()
+    images = few_digits.batch(2, generator).flatten(0, 1).requires_grad_()
+    optimiser = torch.optim.SGD([images], lr=0.3, momentum=0.5)
+    gradients = []
+    for state in states[1:]:
+        images.grad, _ = run.objective.gradient(images, run.labels, few_digits, generator)
+        gradients.append(images.grad.clone())
+        optimiser.step()
+        torch.testing.assert_close(state.latents.f, images.detach(), rtol=1e-5, atol=1e-6)
+    start, first, second = (state.latents.f for state in states[:3])
+    torch.testing.assert_close(first, start - 0.3 * gradients[0])
+    torch.testing.assert_close(second, first - 0.3 * (0.5 * gradients[0] + gradients[1]))
+
+
+class DoublePrior:
+    """The tiny generator in double precision from start to images."""
+
+    def __init__(self, prior):
+        self.single, self.double, self.layers = prior, type(prior)(prior.settings), prior.layers
+        self.double.load_state_dict(prior.state_dict())
+        self.double.build_matrices()
+        self.double.double().eval()
+        self.advance, self.decode = self.double.advance, self.double.decode
+
+    def sample(self, labels, generator, average=1):
+        return self.single.sample(labels, generator, average).map(lambda x: x.double())
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_a_step_follows_the_gradient_of_the_whole_loss(make_search, tiny_prior, few_digits, metric, layer):
+    """A step at rate 1 without momentum is the gradient; autograd takes matching and generator at once."""
+    prior = DoublePrior(tiny_prior)
+    single = {"rates": "absolute", "lr_features": 1.0, "lr_latents": 1.0, "momentum": 0.0, "steps": 1}
+    run = make_search(
+        "single", prior=prior, metric=lambda x, y: metric(x.float(), y), layer=layer, clip=None, **single
+    )
+    run.objective = create_objective("dm", network=network().double(), augmentation="", batch_real=4)
+    first, second = run.run()
+    w, f = (x.clone().requires_grad_() for x in (first.latents.w, first.latents.f))
+    images = prior.decode(Latents(w, f), layer)
+    generator = seeded()
+    generator.set_state(first.rng)
+    surrogate = initialise(network().double(), generator)
+    real = few_digits.normalize(few_digits.batch(4, generator).double())
+    loss = distribution_matching(surrogate, real, few_digits.normalize(images.unflatten(0, (10, 1))))
+    expected = torch.autograd.grad(loss, (w, f))
+    found = (first.latents.w - second.latents.w, first.latents.f - second.latents.f)
+    assert second.loss == pytest.approx(loss.item(), rel=1e-12)
+    for a, b in zip(found, expected, strict=True):
+        assert b.norm() > 0 and (a - b).norm() / b.norm() < 1e-9
+
+
+def test_the_next_stage_starts_from_the_same_images(make_search):
+    states = list(make_search(selection="last", clip=None, **ABSOLUTE).run())
+    changes = [(a, b) for a, b in zip(states, states[1:], strict=False) if b.stage > a.stage]
+    assert len(changes) == 2
+    for before, after in changes:
+        assert after.step == 0 and after.rates is None
+        torch.testing.assert_close(after.decoded, before.decoded, rtol=1e-5, atol=1e-6)
+        assert not any(x.any() for x in vars(after.velocity).values() if x is not None)
+
+
+def test_the_next_stage_starts_from_the_best_of_the_last_one(make_search, tiny_prior):
+    run = make_search(clip=None, select_every=1, steps=9, lr_features=2.0, lr_latents=0.5)
+    states = list(run.run())
+    later = 0
+    for before, after in zip(states, states[1:], strict=False):
+        if after.stage == before.stage:
+            continue
+        distances = [distance for stage, _, distance in before.history if stage == before.stage]
+        assert before.stage_distance == min(distances)
+        later += distances[-1] > min(distances)
+        best = tiny_prior.decode(before.stage_best, run.stages[before.stage].layer)
+        torch.testing.assert_close(after.decoded, best, rtol=1e-5, atol=1e-6)
+    assert later, "no stage ended behind its best iterate: this test needs one"
+
+
+@pytest.mark.parametrize("clip", [0.05, 0.5])
+def test_features_are_bounded_where_a_stage_begins(make_search, clip):
+    starts = [state for state in make_search(clip=clip, steps=3).run() if state.step == 0]
+    free = [state for state in make_search(clip=None, steps=3).run() if state.step == 0]
+    for bounded, unbounded in zip(starts[:-1], free[:-1], strict=True):
+        assert unbounded.latents.f.abs().max() > clip == pytest.approx(bounded.latents.f.abs().max().item())
+    assert starts[-1].latents.w is None  # pixel space has no styles and no bounds
+    assert starts[-1].latents.f.max() > clip
+
+
+def test_the_first_bounded_features_are_those_of_the_prior(make_search, tiny_prior):
+    run = make_search(clip=0.5)
+    start = next(run.run())
+    features = tiny_prior.advance(tiny_prior.sample(run.labels, seeded()), 0, 1).f
+    torch.testing.assert_close(start.latents.f, features.clamp(-0.5, 0.5))
+
+
+def test_relative_rates_move_by_a_share_of_the_norm(make_search):
+    states = list(make_search(lr_features=0.1, lr_latents=0.02, lr_pixels=0.03).run())
+    for stage, (share_w, share_f) in enumerate([(0.02, 0.1), (0.02, 0.1), (None, 0.03)]):
+        before, after, *rest = [state for state in states if state.stage == stage]
+        moved = (after.latents.f - before.latents.f).norm() / before.latents.f.norm()
+        assert moved.item() == pytest.approx(share_f, rel=1e-4)
+        if share_w:
+            moved = (after.latents.w - before.latents.w).norm() / before.latents.w.norm()
+            assert moved.item() == pytest.approx(share_w, rel=1e-4)
+        assert {state.rates for state in rest} <= {after.rates} and before.rates is None
+
+
+def test_absolute_rates_are_taken_as_they_are(make_search):
+    states = list(make_search(**ABSOLUTE).run())
+    assert {state.rates for state in states if state.stage < 2 and state.step} == {(0.1, 1.0)}
+    assert {state.rates for state in states if state.stage == 2 and state.step} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize("select_every", [1, 2, 3, 10])
+def test_the_history_has_every_measured_iterate_once(make_search, select_every):
+    run = make_search(select_every=select_every)
+    states = list(run.run())
+    expected = []
+    for index, stage in enumerate(run.stages):
+        steps = [s for s in range(stage.steps + 1) if s % select_every == 0 or s == stage.steps]
+        expected += [(index, step) for step in steps]
+    assert [entry[:2] for entry in states[-1].history] == expected
+    assert [(state.stage, state.step) for state in states if state.measured] == expected
+    for state in states:
+        assert state.measured == (state.decoded is not None)
+        if state.measured:
+            assert state.history[-1][2] == run.metric(state.decoded, run.labels)
+
+
+def test_every_step_is_yielded(make_search):
+    run = make_search()
+    order = [(state.stage, state.step) for state in run.run()]
+    assert order == [(i, step) for i, stage in enumerate(run.stages) for step in range(stage.steps + 1)]
+
+
+def test_the_best_of_all_stages_is_kept(make_search):
+    run = make_search(select_every=1, **ABSOLUTE | {"lr_features": 30.0, "lr_pixels": 10.0})
+    states = list(run.run())
+    stage, step, distance = min(states[-1].history, key=lambda entry: entry[2])
+    assert (states[-1].distance, states[-1].best) == (distance, (stage, step))
+    (best,) = [state for state in states if (state.stage, state.step) == (stage, step)]
+    assert torch.equal(states[-1].images, best.decoded)
+    assert run.metric(states[-1].images, run.labels) == distance
+    assert (stage, step) != states[-1].history[-1][:2], "the last one is the best"
+
+
+def test_selection_can_keep_the_last_iterate(make_search):
+    settings = ABSOLUTE | {"lr_features": 30.0, "lr_pixels": 10.0, "selection": "last"}
+    *_, last = make_search(**settings).run()
+    assert torch.equal(last.images, last.decoded)
+    assert (*last.best, last.distance) == last.history[-1]
+    assert last.distance > min(distance for _, _, distance in last.history)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "hierarchical"])
+def test_a_selected_iterate_is_a_copy(make_search, kind):
+    """Neither later steps nor writing over the latents, as an optimiser in place would, changes it."""
+    kept = []
+    for state in make_search(kind, select_every=1, **ABSOLUTE).run():
+        kept.append((state, state.images.clone(), state.stage_best.detach(), state.latents.detach()))
+    for state, images, stage_best, latents in kept:
+        assert torch.equal(state.images, images) and torch.equal(state.stage_best.f, stage_best.f)
+        assert torch.equal(state.latents.f, latents.f)
+    for state, images, stage_best, _ in kept:
+        state.latents.map(lambda x: x.fill_(torch.nan))
+        assert torch.equal(state.images, images) and torch.equal(state.stage_best.f, stage_best.f)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "single", "hierarchical"])
+def test_the_same_seed_gives_the_same_bits(make_search, kind):
+    before = torch.random.get_rng_state()
+    first, second = (list(make_search(kind, layer=1).run()) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert_same_bits(a, b)
+    *_, other = make_search(kind, layer=1, seed=1).run()
+    assert not torch.allclose(other.images, first[-1].images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"selection": "last"}, {"stages": (0, 3), "clip": None}, {"stages": (), **ABSOLUTE}]
+)
+def test_a_run_continues_from_every_step_with_the_same_bits(make_search, tmp_path, changes):
+    states = list(make_search(**changes).run())
+    for index, state in enumerate(states):
+        save_state(tmp_path / "state", state, {}, {})
+        loaded = load_state(tmp_path / "state")
+        assert_same_bits(loaded, state)
+        rest = list(make_search(seed=99, **changes).run(loaded))
+        assert len(rest) == len(states) - 1 - index
+        assert_same_bits(rest[-1] if rest else loaded, states[-1])
+
+
+def test_a_saved_state_carries_what_the_caller_adds(make_search, tmp_path):
+    state = next(make_search().run())
+    save_state(tmp_path / "state", state, {"more": torch.ones(3)}, {"key": "abc"})
+    assert torch.equal(search.read_tensors(tmp_path / "state")["more"], torch.ones(3))
+    assert search.read_metadata(tmp_path / "state")["key"] == "abc"
+
+
+@pytest.mark.parametrize("select_every", [1, 5])
+@pytest.mark.parametrize(
+    ("kind", "key", "stage"), [("pixels", "lr_pixels", "pixels"), ("single", "lr_features", "L1_12_8")]
+)
+def test_images_that_are_not_finite_stop_the_search(make_search, kind, key, stage, select_every):
+    run = make_search(kind, layer=2, select_every=select_every, **ABSOLUTE | {key: 1e39})
+    with pytest.raises(HgladError) as error:
+        list(run.run())
+    assert str(error.value) == (
+        f"images are not finite at step 1 of stage {stage}: lower search.{key} (1e+39)"
+    )
+
+
+def test_searching_brings_the_set_closer(make_search):
+    for kind in ("pixels", "single", "hierarchical"):
+        start = {"prior": None} if kind != "pixels" else {}
+        *_, last = make_search(kind, layer=2, steps=30, **start).run()
+        assert last.distance < 0.8 * last.history[0][2]
+
+
+GOLDEN_SEARCH = {  # sum of the images and of their squares, distance, loss
+    "pixels": {1: [196.65127, 189.08446, 0.01161600, 2.9616406]},
+    "single": {1: [304.66965, 156.18185, 0.07677453, 41.729916]},
+    "hierarchical": {1: [314.17798, 167.21091, 0.09538054, 41.558723]},
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN_SEARCH)
+def test_golden_values_of_the_search(make_search, check_golden, kind):
+    *_, last = make_search(kind, layer=2).run()
+    found = [last.images.sum().item(), last.images.square().sum().item(), last.distance, last.loss]
+    check_golden("search", search.VERSION, GOLDEN_SEARCH[kind], found)
+
+
+GOLDEN_AUGMENT = {1: [81.906097, 76.326302, 81.665276, 96.171875, 87.508057, 88.225845]}
+
+
+def test_golden_values_of_the_augmentation(check_golden):
+    generator, found = seeded(), []
+    images = torch.rand(3, 2, 8, 8, generator=generator)
+    weights = torch.rand(3, 2, 8, 8, generator=generator)
+    for strategy in augment.DSA.split("_"):
+        transform = augment.Augmentation(strategy).draw(3, (8, 8), generator)
+        found.append((transform(images) * weights).sum().item())
+    check_golden("augment", augment.VERSION, GOLDEN_AUGMENT, found)
+
+
+GOLDEN_TRAINING = {1: [0.32160839, 0.72143054]}
+
+
+def test_golden_values_of_the_training(check_golden, few_digits):
+    settings = training.TrainingSettings(epochs=4, batch_size=40, lr=0.05, ema_decay=0.5)
+    trained = training.train_classifier(
+        network(), few_digits.images, few_digits.labels, few_digits.normalize, settings, seeded()
+    )
+    logits = trained(few_digits.normalize(few_digits.images / 255)).detach()
+    found = [logits.square().mean().item(), logits.gather(1, few_digits.labels[:, None]).mean().item()]
+    check_golden("training", training.VERSION, GOLDEN_TRAINING, found)
+
+
+def test_states_are_never_changed(make_search):
+    state = next(make_search().run())
+    with pytest.raises(AttributeError):
+        state.step = 3
+    assert replace(state, step=3).step == 3 and state.step == 0
