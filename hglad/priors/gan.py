@@ -178,7 +178,7 @@ class GANTraining:
             torch.save(state, file)
 
     def load(self, path: Path, key: str = "") -> float:
-        """Continue from a saved state; the seconds spent on it, 0 where it belongs to a run with another key."""
+        """Continue from a saved state; the seconds spent on it, 0 where it is of a run with another key."""
         state = torch.load(path, map_location=self.rng.device, weights_only=True)
         if state["key"] != key:
             return 0.0
