@@ -53,6 +53,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device, self.start = device, time.time()
+        commit()  # asked now: the checkout may move on while a long run goes on with the code it has loaded
 
     @property
     def seconds(self) -> float:
