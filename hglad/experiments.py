@@ -17,13 +17,13 @@ from hglad.distillation import DistillationSettings, data_hash, distill, load_re
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate, full_set, random_real
-from hglad.metrics import create_metric
+from hglad.metrics import METRICS, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.profile import DataSettings, MetricSettings, Profile, profile_from
 from hglad.provenance import Stopwatch
 from hglad.results import Store
 from hglad.settings import fingerprint, suggestion
-from hglad.storage import read_json, read_tensors, write_tensors
+from hglad.storage import read_json, read_tensors, write_json, write_tensors
 from hglad.training import TrainingSettings
 
 
@@ -191,27 +191,69 @@ class EvaluateTask:
         return pd.DataFrame([marks | row for row in frame.to_dict("records")])
 
 
+@dataclass(frozen=True)
+class MeasureTask:
+    """Distances of the kept iterates of a run by several metrics, on the images that are evaluated."""
+
+    settings: DistillationSettings
+    phase = 2
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that are measured."""
+        return [self.settings.metric.name, *self.settings.metric.compared]
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        versions = {name: METRICS.version(name) for name in self.names}
+        return fingerprint("distances", self.settings.fingerprint, versions)
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        return len(self.names) * len(load_real(self.settings.data).train.images)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return store.distances_file(self.key).is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        watch, real = Stopwatch(device), load_real(self.settings.data, device).train
+        classifier = load_classifier(DistillTask(self.settings).classifier, store, device)
+        distilled = DistilledSet.load(store.set_folder(self.settings.fingerprint))
+        labels, distances = distilled.labels.to(device), {}
+        for name in self.names:
+            metric = create_metric(name, classifier, real)
+            distances[name] = [metric(x.to(device).float() / 255, labels) for x in distilled.iterates]
+        content = {"distances": distances, "provenance": watch.provenance()}
+        write_json(store.distances_file(self.key), content)
+
+
 @dataclass
 class Experiment:
     """Tasks of one notebook; `rows` reads their results."""
 
     profile: Profile
     evaluations: list[EvaluateTask] = field(default_factory=list)
+    measures: list[MeasureTask] = field(default_factory=list)
 
     def tasks(self) -> list:
-        """Evaluations and everything that they need."""
-        return required(self.evaluations)
+        """Evaluations, measurements and everything that they need."""
+        return required([*self.evaluations, *self.measures])
 
     def rows(self, store: Store) -> pd.DataFrame:
         """Tidy rows: objective, method, layer, ipc, seed, network, repeat, accuracy."""
         return store.rows([task.key for task in self.evaluations])
 
 
-def required(evaluations: list[EvaluateTask]) -> list:
-    """The evaluations, the sets behind them and the classifiers behind those, each once."""
-    distillations = [DistillTask(task.distilled) for task in evaluations if task.distilled]
+def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
+    """The tasks, the sets behind them and the classifiers behind those, each once."""
+    sources = [task.settings if isinstance(task, MeasureTask) else task.distilled for task in tasks]
+    distillations = [DistillTask(settings) for settings in sources if settings]
     classifiers = [task.classifier for task in distillations]
-    return list({task.key: task for task in [*classifiers, *distillations, *evaluations]}.values())
+    return list({task.key: task for task in [*classifiers, *distillations, *tasks]}.values())
 
 
 def _main_network(profile: Profile) -> str:
@@ -254,9 +296,8 @@ def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
         for ipc in profile.sets["ipc"]
         for seed in profile.sets["seeds"]
     ]
-    protocol = replace(evaluation.training, epochs=evaluation.full_set_epochs)
     full = [
-        EvaluateTask(profile.data, "full", None, seed, network, options, 1, protocol)
+        EvaluateTask(profile.data, "full", None, seed, network, options, 1, evaluation.full_set)
         for seed in range(evaluation.full_set_seeds)
     ]
     return random + full
@@ -316,7 +357,7 @@ def metric_ablation(profile: Profile) -> Experiment:
         )
         for seed in profile.sets["seeds"][: profile.studies.ablation_seeds]
     ]
-    return Experiment(profile, tasks)
+    return Experiment(profile, tasks, [MeasureTask(task.distilled) for task in tasks])
 
 
 def cross_architecture(profile: Profile) -> Experiment:
@@ -343,7 +384,9 @@ def plan(profile: Profile, only: str | None = None) -> list:
     if only is not None and only not in EXPERIMENTS:
         raise HgladError(f"unknown experiment '{only}': {suggestion(only, EXPERIMENTS)}")
     chosen = [EXPERIMENTS[only]] if only else EXPERIMENTS.values()
-    return required([task for make in chosen for task in make(profile).evaluations])
+    return required(
+        [task for make in chosen for e in [make(profile)] for task in (*e.evaluations, *e.measures)]
+    )
 
 
 SMALL = 1e5  # cost in all below which starting processes takes longer than they save
@@ -377,7 +420,7 @@ def _run_one(task, store: Store, device: str, cores: int):
     return task
 
 
-def measured_distances(profile: Profile, store: Store, names: tuple[str, ...]) -> pd.DataFrame:
+def measured_distances(profile: Profile, store: Store, names: list[str]) -> pd.DataFrame:
     """Distance of every evaluated iterate of the ablation by each metric, with its mean accuracy.
 
     Returns:
@@ -387,15 +430,10 @@ def measured_distances(profile: Profile, store: Store, names: tuple[str, ...]) -
     rows = (
         experiment.rows(store).groupby(["seed", "iterate", "stage", "step"])["accuracy"].mean().reset_index()
     )
-    task = ClassifierTask(profile.data, profile.metric)
-    real = load_real(profile.data).train
-    classifier = load_classifier(task, store)
-    for name in names:
-        metric = create_metric(name, classifier, real)
-        for evaluation in experiment.evaluations:
-            distilled = DistilledSet.load(store.set_folder(evaluation.distilled.fingerprint))
-            distances = [metric(images.float() / 255, distilled.labels) for images in distilled.iterates]
-            rows.loc[rows["seed"] == evaluation.seed, name] = distances
+    for task in experiment.measures:
+        distances = read_json(store.distances_file(task.key))["distances"]
+        for name in names:
+            rows.loc[rows["seed"] == task.settings.seed, name] = distances[name]
     return rows
 
 

@@ -62,8 +62,8 @@ class EvaluationSettings:
     """Networks trained per distilled set and architecture. Source: GLaD."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """Training of each network on the distilled set. Source: GLaD."""
-    full_set_epochs: int = 100
-    """Epochs on the full training set, which has many more steps per epoch."""
+    full_set: TrainingSettings = field(default_factory=TrainingSettings)
+    """Training on the full training set, which has many more steps per epoch."""
     full_set_seeds: int = 3
     """Networks trained on the full training set."""
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from hglad.experiments import Laboratory
 from hglad.plots import LABELS, metric_label
-from hglad.priors import prior_hash
+from hglad.priors import prior_card, prior_hash
 from hglad.results import as_cell, paired, seed_means, summarise
 from hglad.search import Stage
 
@@ -62,6 +62,20 @@ def picture(figure: Figure) -> Image:
 def main_table(rows: pd.DataFrame) -> Table:
     """Accuracy of each method at each ipc; as `results.as_cell` writes it."""
     return _method_table(rows.fillna({"ipc": float("inf")}), "ipc", _ipc_column)
+
+
+def prior_table(prior: str) -> Table:
+    """What the card of a generator says of its training and of its samples."""
+    card = prior_card(prior)
+    quality, provenance = card["quality"], card["provenance"]
+    rows = {
+        "training": f"{card['training']['steps']} steps of {card['training']['batch_size']} images, "
+        f"{_duration(provenance['seconds'])} on {provenance['device']}",
+        "samples that show the class asked for": f"{quality['intended_class']:.1f} % of {quality['samples']}",
+        "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
+        "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
+    }
+    return Table(pd.DataFrame({"": rows.keys(), prior: rows.values()}))
 
 
 def network_table(rows: pd.DataFrame) -> Table:

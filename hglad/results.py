@@ -19,7 +19,7 @@ CELL = ["objective", "method", "layer", "ipc", "network"]  # what a table cell i
 class Store:
     """Folder of a profile's results; a result is there when its file is, under its fingerprint.
 
-    `classifiers/` and `sets/` hold folders, `evaluations/` one JSON file each with rows and provenance.
+    `sets/` holds folders, `classifiers/` weights, `evaluations/` and `distances/` JSON with provenance.
     """
 
     def __init__(self, root: Path | str):
@@ -41,6 +41,10 @@ class Store:
     def evaluation_file(self, key: str) -> Path:
         """Rows of an evaluation."""
         return self.root / "evaluations" / f"{key}.json"
+
+    def distances_file(self, key: str) -> Path:
+        """Distances of the iterates of a run by several metrics."""
+        return self.root / "distances" / f"{key}.json"
 
     def write_rows(self, key: str, frame: pd.DataFrame, provenance: dict) -> None:
         """Keep the rows of an evaluation with their provenance."""
@@ -150,12 +154,13 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
     low, high = table["mean"] - half, table["mean"] + half
     inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
-    return table[CELL].assign(
+    compared = table[CELL].assign(
         committed=table["mean"].round(2),
         recomputed=table["mean_new"].round(2),
         interval=[f"{a:.2f} to {b:.2f}" if a <= b else "-" for a, b in zip(low, high, strict=True)],
         verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
     )
+    return compared.sort_values(CELL, ignore_index=True)
 
 
 def _main_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """The book: its configuration, its table of contents, and a strict build that stays off the network."""
 
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -179,3 +181,11 @@ def test_equations_are_typeset_by_the_vendored_script(html):
     page = (html / "book" / "method.html").read_text()
     assert [address for address in Resources(page).loaded if "mathjax/tex-mml-chtml.js" in address]
     assert 'id="equation-eq-crfd"' in page
+
+
+def test_the_picture_of_the_readme_is_a_figure_of_the_book():
+    notebook = json.loads((ROOT / "book/results/digits/02_hierarchical_search.ipynb").read_text())
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    shown = re.search(r"!\[.*\]\((.*\.png)\)", (ROOT / "README.md").read_text())[1]
+    assert (ROOT / shown).read_bytes() in [base64.b64decode(picture) for picture in pictures]

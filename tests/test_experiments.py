@@ -40,7 +40,7 @@ PROFILE = {
         "lr_pixels": 0.1, "select_every": 1,
     },
     "metric": {"network": NETWORK, "training": TRAINING},
-    "evaluation": {"repeats": 2, "training": TRAINING, "full_set_epochs": 1, "full_set_seeds": 1},
+    "evaluation": {"repeats": 2, "training": TRAINING, "full_set": TRAINING, "full_set_seeds": 1},
     "networks": {"main": NETWORK, "other": NETWORK | {"width": 3}},
     "sets": {
         "objectives": ["dm"], "searches": ["pixels", "single", "hierarchical"],
