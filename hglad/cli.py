@@ -88,9 +88,10 @@ EXPERIMENT_NAMES = ("glad_baseline", "hierarchical_search", "metric_ablation", "
 
 
 def _run(options) -> None:
-    from hglad.experiments import plan, run_all
+    from hglad.experiments import plan
     from hglad.profile import read_profile
     from hglad.results import Store
+    from hglad.tasks import run_all
 
     profile = read_profile(options.config)
     store = Store.of_profile(profile.profile, options.results)

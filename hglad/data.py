@@ -42,6 +42,18 @@ IMAGENET_SUBSETS = {  # ImageNet-1k class indices, in the order of the papers (G
 OTHER_NAMES = {"imagenet-cats": "imagemeow", "imagenet-birds": "imagesquawk", "imagenet-fruits": "imagefruit"}
 
 
+@dataclass(frozen=True)
+class DataSettings:
+    """Which real images."""
+
+    name: str = "digits"
+    """Name of a data set (`hglad data list`), or `folder`."""
+    root: str | None = None
+    """Folder of the images where the data set needs one."""
+    resolution: int | None = None
+    """Height and width in pixels; none: the data set's own."""
+
+
 @dataclass(frozen=True, eq=False)
 class RealData:
     """One split of a data set; a class without images or tensors of another form raise `HgladError`."""

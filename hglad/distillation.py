@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from hglad import augment, search, training
-from hglad.data import DataSet, load_data
+from hglad.data import DataSet, DataSettings, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, create_objective
 from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
-from hglad.profile import DataSettings, MetricSettings, Profile, SurrogateSettings
+from hglad.profile import MetricSettings, Profile, SurrogateSettings
 from hglad.provenance import Stopwatch
 from hglad.search import KINDS, Search, SearchSettings, SearchState, load_state, save_state
 from hglad.settings import fingerprint, suggestion, to_dict

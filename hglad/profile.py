@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hglad.augment import Augmentation
+from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
@@ -12,18 +13,6 @@ from hglad.objectives import OBJECTIVES
 from hglad.search import KINDS, SearchSettings
 from hglad.settings import from_dict, read_yaml, suggestion
 from hglad.training import TrainingSettings
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Which real images."""
-
-    name: str = "digits"
-    """Name of a data set (`hglad data list`), or `folder`."""
-    root: str | None = None
-    """Folder of the images where the data set needs one."""
-    resolution: int | None = None
-    """Height and width in pixels; none: the data set's own."""
 
 
 @dataclass(frozen=True)

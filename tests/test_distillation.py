@@ -8,12 +8,13 @@ from importlib import import_module
 import pytest
 import torch
 
+from hglad.data import DataSettings
 from hglad.distillation import DistillationSettings, distill, load_real, train_metric_classifier
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
 from hglad.metrics import create_metric
 from hglad.priors import load_prior, prior_hash, save_prior
-from hglad.profile import DataSettings, MetricSettings, SurrogateSettings, profile_from
+from hglad.profile import MetricSettings, SurrogateSettings, profile_from
 from hglad.search import SearchSettings
 from hglad.training import TrainingSettings
 

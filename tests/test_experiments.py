@@ -11,23 +11,20 @@ import torch
 import yaml
 from joblib.externals.loky import get_reusable_executor
 
+from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.experiments import (
     EXPERIMENTS,
-    ClassifierTask,
-    DistillTask,
-    EvaluateTask,
     layer_count,
     layer_names,
     measured_distances,
     plan,
-    required,
-    run_all,
 )
 from hglad.paths import PROJECT
-from hglad.profile import DataSettings, Profile, read_profile
+from hglad.profile import Profile, read_profile
 from hglad.results import Store
 from hglad.storage import read_json
+from hglad.tasks import ClassifierTask, DistillTask, EvaluateTask, MeasureTask, required, run_all
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -91,7 +88,8 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     tasks = plan(digits_profile)
     assert len({task.key for task in tasks}) == len(tasks)
     seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
-    swept = (layer_count(digits_profile) - 2) * digits_profile.studies.sweep_seeds  # one is the main layer
+    others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.search.layer}
+    swept = len(others) * digits_profile.studies.sweep_seeds
     assert len(of_kind(tasks, ClassifierTask)) == 1
     assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept
 
@@ -117,6 +115,8 @@ def test_a_task_comes_after_what_it_needs(tasks):
             needed = [task.classifier]
         elif isinstance(task, EvaluateTask) and task.distilled:
             needed = [DistillTask(task.distilled)]
+        elif isinstance(task, MeasureTask):
+            needed = [DistillTask(task.settings)]
         for other in needed:
             assert position[other.key] < position[task.key] and other.phase < task.phase
 
@@ -324,3 +324,12 @@ def test_an_error_in_a_run_is_passed_on(profile, tmp_path):
     with pytest.raises(HgladError, match="split point 9 does not exist"):
         run_all([task.classifier, task], Store(tmp_path), cores=1)
     assert task.classifier.done(Store(tmp_path)) and not task.done(Store(tmp_path))
+
+
+def test_the_distances_kept_for_the_ablation_are_those_of_the_search(tasks, undisturbed):
+    for task in of_kind(tasks, MeasureTask):
+        kept = read_json(undisturbed.distances_file(task.key))["distances"]
+        card = read_json(undisturbed.set_folder(task.settings.fingerprint) / "card.json")
+        searched = [distance for _, _, distance in card["history"]]
+        assert list(kept) == ["class_relevant", "feature"] and len(kept["feature"]) == len(searched)
+        assert kept["class_relevant"] == pytest.approx(searched, rel=0.05)  # iterates are kept as uint8

@@ -8,6 +8,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.networks import create_network
 from hglad.priors import (
@@ -25,7 +26,6 @@ from hglad.priors.discriminator import Discriminator, minibatch_deviation
 from hglad.priors.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.priors.train import PriorSettings, QualitySettings, draw_samples, read_prior_settings, train_prior
-from hglad.profile import DataSettings
 from hglad.storage import read_json, read_tensors, write_json
 
 files = import_module("hglad.priors.files")

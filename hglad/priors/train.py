@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hglad.data import DataSet, RealData, load_data
+from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.networks import create_network
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.profile import DataSettings
 from hglad.provenance import Stopwatch
 from hglad.settings import fingerprint, read_yaml, to_dict
 from hglad.training import TrainingSettings, accuracy, train_classifier

@@ -1,0 +1,267 @@
+"""Units of work whose results are kept: a task knows its fingerprint, hence whether its result is there."""
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import joblib
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from hglad import augment, training
+from hglad.data import DataSettings
+from hglad.distillation import DistillationSettings, data_hash, distill, load_real, train_metric_classifier
+from hglad.distilled import DistilledSet
+from hglad.evaluation import evaluate, full_set, random_real
+from hglad.metrics import METRICS, create_metric
+from hglad.networks import NETWORKS, Classifier, create_network
+from hglad.profile import MetricSettings
+from hglad.provenance import Stopwatch
+from hglad.results import Store
+from hglad.settings import fingerprint
+from hglad.storage import read_tensors, write_json, write_tensors
+from hglad.training import TrainingSettings
+
+
+def _versions(network: dict) -> dict[str, int]:
+    """Versions of what trains a classifier."""
+    return {
+        "training": training.VERSION,
+        "augment": augment.VERSION,
+        "network": NETWORKS.version(network["name"]),
+    }
+
+
+@dataclass(frozen=True)
+class ClassifierTask:
+    """Train the classifier behind the selection metric."""
+
+    data: DataSettings
+    metric: MetricSettings
+    phase = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        used = {"network": self.metric.network, "seed": self.metric.seed}
+        versions = _versions(self.metric.network)
+        return fingerprint(used, self.metric.training, data_hash(self.data), versions)
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        return self.metric.training.epochs * len(load_real(self.data).train.images)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return store.classifier_file(self.key).is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        network = train_metric_classifier(self.metric, load_real(self.data, device))
+        write_tensors(store.classifier_file(self.key), network.state_dict())
+
+
+def load_classifier(task: ClassifierTask, store: Store, device: str = "cpu") -> Classifier:
+    """The trained classifier behind the selection metric."""
+    real = load_real(task.data, device).train
+    network = create_network(image_shape=real.image_shape, classes=len(real.classes), **task.metric.network)
+    network.load_state_dict(read_tensors(store.classifier_file(task.key)))
+    return network.to(device).eval()
+
+
+@dataclass(frozen=True)
+class DistillTask:
+    """Distil one set."""
+
+    settings: DistillationSettings
+    phase = 1
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        return self.settings.fingerprint
+
+    @property
+    def classifier(self) -> ClassifierTask:
+        """The task that must be done before."""
+        return ClassifierTask(self.settings.data, self.settings.metric)
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        s = self.settings
+        images = s.ipc * len(load_real(s.data).train.classes)
+        through_generator = 0 if s.kind == "pixels" else 40
+        return s.search.steps * (images * (3 + through_generator) + s.surrogate.batch_real * images / s.ipc)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return (store.set_folder(self.key) / "card.json").is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        classifier = load_classifier(self.classifier, store, device)
+        distill(self.settings, store.set_folder(self.key), device, classifier)
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Train networks on one set; `method` is a search, `random` or `full`."""
+
+    data: DataSettings
+    method: str
+    ipc: int | None
+    seed: int
+    network: str
+    options: dict
+    repeats: int
+    training: TrainingSettings
+    distilled: DistillationSettings | None = None
+    """Where the set comes from, unless it is a baseline."""
+    iterates: bool = False
+    """Evaluate every kept iterate instead of the selected one."""
+    phase = 2
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        source = self.distilled.fingerprint if self.distilled else [data_hash(self.data), self.seed]
+        return fingerprint(
+            source, self.method, self.ipc, self.network, self.options, self.repeats, self.training,
+            self.iterates, _versions(self.options),
+        )  # fmt: skip
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        real = load_real(self.data).train
+        images = self.ipc * len(real.classes) if self.ipc else len(real.images)
+        sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
+        return 3 * self.training.epochs * self.repeats * images * sets
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return store.evaluation_file(self.key).is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        watch, data = Stopwatch(device), load_real(self.data, device)
+        frames = [self._rows(part, data).assign(**marks) for part, marks in self._sets(store, data)]
+        provenance = watch.provenance() | {
+            "settings": {"method": self.method, "training": self.training.__dict__, "network": self.options},
+            "data_hash": data_hash(self.data),
+            "set": self.distilled.fingerprint if self.distilled else self.method,
+        }
+        store.write_rows(self.key, pd.concat(frames, ignore_index=True), provenance)
+
+    def _sets(self, store: Store, data):
+        if self.method == "random":
+            return [(random_real(data.train, self.ipc, self.seed), {})]
+        if self.method == "full":
+            return [(full_set(data.train), {})]
+        distilled = DistilledSet.load(store.set_folder(self.distilled.fingerprint))
+        if not self.iterates:
+            return [(distilled, {})]
+        moments = distilled.card["history"]
+        return [
+            (
+                replace(distilled, images=images.float() / 255),
+                {"iterate": index, "stage": moment[0], "step": moment[1]},
+            )
+            for index, (images, moment) in enumerate(zip(distilled.iterates, moments, strict=True))
+        ]
+
+    def _rows(self, distilled: DistilledSet, data) -> pd.DataFrame:
+        frame = evaluate(
+            distilled, data, {self.network: self.options}, self.repeats, self.training, self.seed
+        )
+        source = self.distilled
+        marks = {
+            "objective": source.objective if source else None,
+            "method": self.method,
+            "layer": source.search.layer if source and source.kind == "single" else None,
+            "ipc": self.ipc,
+            "seed": self.seed,
+        }
+        return pd.DataFrame([marks | row for row in frame.to_dict("records")])
+
+
+@dataclass(frozen=True)
+class MeasureTask:
+    """Distances of the kept iterates of a run by several metrics, on the images that are evaluated."""
+
+    settings: DistillationSettings
+    phase = 2
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that are measured."""
+        return [self.settings.metric.name, *self.settings.metric.compared]
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        versions = {name: METRICS.version(name) for name in self.names}
+        return fingerprint("distances", self.settings.fingerprint, versions)
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        return len(self.names) * len(load_real(self.settings.data).train.images)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return store.distances_file(self.key).is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        watch, real = Stopwatch(device), load_real(self.settings.data, device).train
+        classifier = load_classifier(DistillTask(self.settings).classifier, store, device)
+        distilled = DistilledSet.load(store.set_folder(self.settings.fingerprint))
+        labels, distances = distilled.labels.to(device), {}
+        for name in self.names:
+            metric = create_metric(name, classifier, real)
+            distances[name] = [metric(x.to(device).float() / 255, labels) for x in distilled.iterates]
+        content = {"distances": distances, "provenance": watch.provenance()}
+        write_json(store.distances_file(self.key), content)
+
+
+def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
+    """The tasks, the sets behind them and the classifiers behind those, each once."""
+    sources = [task.settings if isinstance(task, MeasureTask) else task.distilled for task in tasks]
+    distillations = [DistillTask(settings) for settings in sources if settings]
+    classifiers = [task.classifier for task in distillations]
+    return list({task.key: task for task in [*classifiers, *distillations, *tasks]}.values())
+
+
+SMALL = 1e5  # cost in all below which starting processes takes longer than they save
+
+
+def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "cpu") -> None:
+    """Compute the tasks whose results are missing, several at a time on processors, one at a time on a GPU.
+
+    A stop at any moment loses the runs under way at most, and those go on from their last saved state.
+    """
+    missing = [task for task in tasks if not task.done(store)]
+    if not missing:
+        return
+    total = sum(task.cost for task in missing)
+    usual = os.cpu_count() if total > SMALL else 1
+    cores = 1 if device != "cpu" else min(cores or usual, len(missing))
+    shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+    bar = tqdm(total=total, desc="runs", bar_format=shape)
+    for phase in sorted({task.phase for task in missing}):
+        ready = sorted((task for task in missing if task.phase == phase), key=lambda task: -task.cost)
+        parallel = joblib.Parallel(cores, return_as="generator_unordered", batch_size=1, pre_dispatch=cores)
+        for task in parallel(joblib.delayed(_run_one)(task, store, device, cores) for task in ready):
+            bar.update(task.cost)
+    bar.close()
+
+
+def _run_one(task, store: Store, device: str, cores: int):
+    if cores > 1:
+        torch.set_num_threads(max(1, os.cpu_count() // cores))
+    task.run(store, device)
+    return task
