@@ -1,6 +1,7 @@
 """Units of work whose results are kept: a task knows its fingerprint, hence whether its result is there."""
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -252,6 +253,8 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     cores = 1 if device != "cpu" else min(cores or usual, len(missing))
     shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
     bar = tqdm(total=total, desc="runs", bar_format=shape)
+    # joblib replaces a worker whose memory has grown, and says so
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     for phase in sorted({task.phase for task in missing}):
         ready = sorted((task for task in missing if task.phase == phase), key=lambda task: -task.cost)
         parallel = joblib.Parallel(cores, return_as="generator_unordered", batch_size=1, pre_dispatch=cores)
