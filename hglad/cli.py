@@ -184,7 +184,7 @@ def _add_book(commands) -> None:
     parser.add_argument(
         "--profile", default="digits", help="profile that the notebooks show (default: digits)"
     )
-    parser.add_argument("--out", default="_build", help="folder that gets html/ (default: _build)")
+    parser.add_argument("--out", default=".", help="folder that gets _build/html (default: the current one)")
 
 
 def _book(options) -> None:

@@ -70,8 +70,8 @@ def prior_table(prior: str) -> Table:
     quality, provenance = card["quality"], card["provenance"]
     rows = {
         "training": f"{card['training']['steps']} steps of {card['training']['batch_size']} images, "
-        f"{_duration(provenance['seconds'])} on {provenance['device']}",
-        "samples that show the class asked for": f"{quality['intended_class']:.1f} % of {quality['samples']}",
+        f"{_duration(provenance['seconds'])}",
+        "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']}",
         "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
         "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
     }

@@ -139,7 +139,8 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     """Hold recomputed means against the committed seeds.
 
     A cell agrees when the recomputed mean lies in the committed seeds' 95 % prediction interval for the mean
-    of as many new seeds.
+    of as many new seeds. Where few seeds happen to be equal, the interval still is as wide as one step of the
+    accuracy, which is one test image.
 
     Returns:
         One row per cell that both have: committed and recomputed mean, interval, `verdict`.
@@ -152,6 +153,7 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         raise HgladError("the two sets of results share no cell: expected results of the same profile")
     half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
+    half = np.maximum(half, _accuracy_step(committed))
     low, high = table["mean"] - half, table["mean"] + half
     inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
     compared = table[CELL].assign(
@@ -161,6 +163,12 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
         verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
     )
     return compared.sort_values(CELL, ignore_index=True)
+
+
+def _accuracy_step(rows: pd.DataFrame) -> float:
+    """Smallest difference between two accuracies that occurs; 0 where all are equal."""
+    steps = np.diff(np.unique(rows["accuracy"].round(3)))
+    return steps.min() if len(steps) else 0.0
 
 
 def _main_rows(rows: pd.DataFrame) -> pd.DataFrame:
