@@ -155,7 +155,7 @@ def test_compare_leaves_single_seeds_unjudged_and_iterates_out():
         cell_rows({0: [5.0], 1: [6.0]}, "hierarchical", iterate=3),
     )
     table = compare(committed, committed)
-    assert table["method"].tolist() == ["pixels", "random", "full", "single"]
+    assert table["method"].tolist() == ["full", "random", "pixels", "single"]
     assert table["verdict"].tolist() == ["inside", "one seed only", "inside", "inside"]
     assert table["interval"][1] == "-"
     assert list(table.columns[: len(CELL)]) == CELL
@@ -167,7 +167,15 @@ def test_compare_keeps_cells_apart_that_differ_in_one_thing():
     cells += [{"network": "ViT"}, {"objective": "dc"}]
     rows = together(*(cell_rows({0: [10.0 * i], 1: [10.0 * i + 1]}, **mark) for i, mark in enumerate(cells)))
     table = compare(rows, rows)
-    assert table["committed"].tolist() == [0.5, 10.5, 20.5, 30.5, 40.5, 50.5]
+    assert sorted(table["committed"]) == [0.5, 10.5, 20.5, 30.5, 40.5, 50.5]
+
+
+def test_equal_seeds_leave_room_for_one_test_image():
+    others = cell_rows({0: [80.0], 1: [80.5]}, "random", objective=None)  # accuracies come in steps of 0.5
+    committed = together(cell_rows({0: [90.0], 1: [90.0]}), others)
+    for value, expected in ((90.5, "inside"), (91.0, "OUTSIDE")):
+        table = compare(together(cell_rows({0: [value], 1: [value]}), others), committed)
+        assert table.set_index("method")["verdict"]["pixels"] == expected
 
 
 def test_compare_refuses_results_without_a_shared_cell():
