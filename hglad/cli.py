@@ -122,7 +122,7 @@ def _distill(options) -> None:
     profile = replace(profile, prior=options.prior or profile.prior)
     _check_new(options.out)
     settings = DistillationSettings.of(profile, options.objective, options.search, options.ipc, options.seed)
-    distilled = distill(settings, out=options.out, device=options.device)
+    distilled = distill(settings, out=options.out, device=options.device, show=True)
     print(f"{len(distilled.images)} images in {options.out}, distance {distilled.card['distance']:.4g}")
 
 
@@ -158,7 +158,7 @@ def _evaluate(options) -> None:
     if options.augmentation is not None:
         protocol = replace(protocol, augmentation=options.augmentation)
     networks = {name: {"name": name} for name in options.networks.split(",")}
-    frame = evaluate(distilled, data, networks, options.repeats, protocol)
+    frame = evaluate(distilled, data, networks, options.repeats, protocol, show=True)
     table = frame.groupby("network", sort=False)["accuracy"].agg(["mean", "std", "count"])
     print(table.round(2).to_string())
     if options.json:

@@ -18,6 +18,7 @@ from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, create_objective
 from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
 from hglad.profile import MetricSettings, Profile, SurrogateSettings
+from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.search import KINDS, Search, SearchSettings, SearchState, load_state, save_state
 from hglad.settings import fingerprint, suggestion, to_dict
@@ -122,15 +123,24 @@ def data_hash(data: DataSettings) -> str:
     return fingerprint(real.train.content_hash, real.test.content_hash)
 
 
-def train_metric_classifier(settings: MetricSettings, data: DataSet) -> Classifier:
-    """The classifier behind the selection metric, trained on the training images."""
+def train_metric_classifier(settings: MetricSettings, data: DataSet, show: bool = False) -> Classifier:
+    """The classifier behind the selection metric, trained on the training images; `show` a progress bar."""
     real = data.train
     rng = torch.Generator(real.images.device).manual_seed(settings.seed)
     network = create_network(
         image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network
     )
     network = network.to(real.images.device)
-    return train_classifier(network, real.images, real.labels, real.normalize, settings.training, rng)
+    with progress_bar(settings.training.epochs, "classifier of the metric", "epoch", show) as bar:
+        return train_classifier(
+            network,
+            real.images,
+            real.labels,
+            real.normalize,
+            settings.training,
+            rng,
+            lambda epoch, loss: bar.update(),
+        )
 
 
 def distill(
@@ -138,6 +148,7 @@ def distill(
     out: Path | str | None = None,
     device: str = "cpu",
     classifier: Classifier | None = None,
+    show: bool = False,
 ) -> DistilledSet:
     """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
 
@@ -146,19 +157,22 @@ def distill(
         out: folder of the distilled set; its state is kept beside it while the run lasts.
         device: where everything is computed.
         classifier: classifier of the selection metric; trained when not given.
+        show: show progress bars on a terminal.
 
     Raises:
         HgladError: settings that do not fit the data or the prior, values that are not finite.
     """
     data = load_real(settings.data, device)
-    classifier = classifier or train_metric_classifier(settings.metric, data)
+    classifier = classifier or train_metric_classifier(settings.metric, data, show)
     metric = create_metric(settings.metric.name, classifier, data.train)
     run = _search(settings, data, metric, device)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
     progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
     state = start = progress.load()
-    for state in run.run(start):  # none is left when the run was stopped behind its last step
-        progress.note(state)
+    with progress_bar(settings.search.steps, "search", "step", show) as bar:
+        for state in run.run(start):  # none is left when the run was stopped behind its last step
+            progress.note(state)
+            bar.update(run.steps_done(state) - bar.n)
     card = {
         "settings": to_dict(settings),
         "stages": [asdict(stage) for stage in run.stages],

@@ -2,11 +2,13 @@
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from hglad.data import DataSet, RealData
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.networks import Classifier, create_network
+from hglad.progress import progress_bar
 from hglad.settings import derive_seed
 from hglad.training import TrainingSettings, accuracy, train_classifier
 
@@ -18,6 +20,7 @@ def evaluate(
     repeats: int,
     training: TrainingSettings,
     seed: int = 0,
+    show: bool = False,
 ) -> pd.DataFrame:
     """Train `repeats` networks of each architecture on a set and measure their test accuracy.
 
@@ -28,6 +31,7 @@ def evaluate(
         repeats: networks per architecture, each with its own seed.
         training: protocol.
         seed: seed from which those of the networks follow.
+        show: show a progress bar on a terminal.
 
     Returns:
         One row per network: `network`, `repeat`, `accuracy` in percent.
@@ -42,24 +46,32 @@ def evaluate(
     for options in networks.values():
         _create(options, data, None)  # a wrong name is found before the first network is trained
     rows = []
-    for label, options in networks.items():
-        for repeat in range(repeats):
-            rows.append(
-                {"network": label, "repeat": repeat}
-                | _score(distilled, data, options, training, seed, repeat)
-            )
+    with progress_bar(len(networks) * repeats * training.epochs, "evaluation", "epoch", show) as bar:
+        for label, options in networks.items():
+            for repeat in range(repeats):
+                score = _score(distilled, data, options, training, seed, repeat, bar)
+                rows.append({"network": label, "repeat": repeat, "accuracy": score})
     return pd.DataFrame(rows)
 
 
 def _score(
-    distilled: DistilledSet, data: DataSet, options: dict, training: TrainingSettings, seed: int, repeat: int
-) -> dict:
+    distilled: DistilledSet,
+    data: DataSet,
+    options: dict,
+    training: TrainingSettings,
+    seed: int,
+    repeat: int,
+    bar: tqdm,
+) -> float:
     device = data.train.images.device
     rng = torch.Generator(device).manual_seed(derive_seed("evaluate", seed, repeat))
     network = _create(options, data, rng).to(device)
     images, labels = distilled.images.to(device), distilled.labels.to(device)
-    network = train_classifier(network, images, labels, data.train.normalize, training, rng)
-    return {"accuracy": round(accuracy(network, data.test), 4)}
+    normalize = data.train.normalize
+    network = train_classifier(
+        network, images, labels, normalize, training, rng, lambda epoch, loss: bar.update()
+    )
+    return round(accuracy(network, data.test), 4)
 
 
 def _create(options: dict, data: DataSet, generator: torch.Generator | None) -> Classifier:

@@ -199,6 +199,10 @@ class Search:
                 return
             yield state
 
+    def steps_done(self, state: SearchState) -> int:
+        """Optimisation steps up to a state, over all stages."""
+        return sum(stage.steps for stage in self.stages[: state.stage]) + state.step
+
     def _first_state(self) -> SearchState:
         with torch.no_grad():
             latents = self.prior.sample(self.labels, self.generator, self.settings.average)

@@ -8,7 +8,6 @@ from functools import cached_property
 import joblib
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from hglad import augment, training
 from hglad.data import DataSettings
@@ -18,6 +17,7 @@ from hglad.evaluation import evaluate, full_set, random_real
 from hglad.metrics import METRICS, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.profile import MetricSettings
+from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.results import Store
 from hglad.settings import fingerprint
@@ -252,7 +252,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     usual = os.cpu_count() if total > SMALL else 1
     cores = 1 if device != "cpu" else min(cores or usual, len(missing))
     shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-    bar = tqdm(total=total, desc="runs", bar_format=shape)
+    bar = progress_bar(total, "runs", "image", bar_format=shape)
     # joblib replaces a worker whose memory has grown, and says so
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     for phase in sorted({task.phase for task in missing}):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.networks import create_network
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.settings import fingerprint, read_yaml, to_dict
 from hglad.training import TrainingSettings, accuracy, train_classifier
@@ -108,7 +108,7 @@ def _train(run: GANTraining, state: Path, key: str) -> float:
     """Train to the end, saving the state; the seconds it took over all its parts."""
     before = run.load(state, key) if state.is_file() else 0.0
     watch = Stopwatch()
-    steps = tqdm(total=run.settings.steps, initial=run.step_count, desc="generator", unit="step")
+    steps = progress_bar(run.settings.steps, "generator", "step", initial=run.step_count)
     while run.step_count < run.settings.steps:
         losses = run.step()
         steps.update()
