@@ -222,6 +222,7 @@ class _Progress:
         self.device = device
 
     def load(self) -> SearchState | None:
+        """The saved state of this very run, where there is one."""
         if self.file is None or not self.file.is_file():
             return None
         metadata = read_metadata(self.file)
@@ -233,6 +234,7 @@ class _Progress:
         return load_state(self.file, self.device)
 
     def note(self, state: SearchState) -> None:
+        """Keep the iterate where asked to, and save the state when the last one is old enough."""
         if self.keep and state.decoded is not None:
             self.kept.append(to_uint8(state.decoded).cpu())
         if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:

@@ -187,7 +187,8 @@ class SynthesisInput(nn.Module):
         ) / rate
         return torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
 
-    def forward(self, w: Tensor) -> Tensor:  # (n, w_dim) -> (n, channels, size, size)
+    def forward(self, w: Tensor) -> Tensor:
+        """Features (n, channels, size, size) of styles (n, w_dim)."""
         placement = self.placement(w)
         phases = self.phases + (self.freqs @ placement[:, :2, 2:]).squeeze(2)  # (n, channels)
         freqs = self.freqs @ placement[:, :2, :2]  # (n, channels, 2)
@@ -245,7 +246,8 @@ class SynthesisLayer(nn.Module):
         down = downsampling_matrix(down_filter, len(up), self.down) * gain
         self.register_buffer("down_matrix", down.to(self.weight.device), persistent=False)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:  # (n, in, h, w), (n, w_dim) -> (n, out, h', w')
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Features (n, out, h', w') of features (n, in, h, w) and styles (n, w_dim)."""
         if self.training:
             self.magnitude_ema.lerp_(x.detach().square().mean(), 1e-3)
         styles = self.affine(w)
