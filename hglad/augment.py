@@ -52,6 +52,10 @@ class Transform:
         """The same parameters for `times` images each: those of a class for its images, sorted by class."""
         return Transform(self.strategy, self.parameters.repeat_interleave(times, dim=0))
 
+    def select(self, index: int) -> "Transform":
+        """The transform of one image (or class) alone."""
+        return Transform(self.strategy, self.parameters[index : index + 1])
+
 
 class Augmentation:
     """Strategies joined by "_", as in DSA; the empty text is none. Unknown ones raise `HgladError`."""

@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_run,
+        _add_experts,
         _add_distill,
         _add_evaluate,
         _add_notebooks,
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_compare,
         _add_prior,
         _add_data,
+        _add_bench,
     ):
         add(commands)
     return parser
@@ -96,6 +98,32 @@ def _run(options) -> None:
     profile = read_profile(options.config)
     store = Store.of_profile(profile.profile, options.results)
     run_all(plan(profile, options.only), store, options.cores, options.device)
+
+
+def _add_experts(commands) -> None:
+    parser = _command(commands, "experts", _experts, "train expert trajectories for trajectory matching")
+    parser.add_argument("config", help="profile, such as configs/digits.yaml")
+    parser.add_argument("--count", type=int, help="experts (default: the profile's)")
+    parser.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
+    parser.add_argument("--cores", type=int, help="experts at the same time (default: all processors)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def _experts(options) -> None:
+    from dataclasses import replace
+
+    from hglad.experts import ExpertSettings
+    from hglad.profile import read_profile
+    from hglad.results import Store
+    from hglad.tasks import expert_tasks, run_all
+
+    profile = read_profile(options.config)
+    settings = profile.objective("mtt").experts or ExpertSettings()
+    settings = replace(settings, count=options.count or settings.count)
+    store = Store.of_profile(profile.profile, options.results)
+    tasks = expert_tasks(profile.data, profile.surrogate.network, settings)
+    run_all(tasks, store, options.cores, options.device)
+    print(f"{len(tasks)} experts in {store.experts_folder(tasks[0].folder_key)}")
 
 
 def _add_distill(commands) -> None:
@@ -261,3 +289,36 @@ def _data_check(options) -> None:
 
     data = load_data(options.name, options.root, options.resolution, download=options.download)
     print(json.dumps(describe(data), indent=1))
+
+
+def _add_bench(commands) -> None:
+    parser = _command(
+        commands, "bench", _bench, "time fast implementations against straightforward ones (in a checkout)"
+    )
+    parser.add_argument(
+        "--suite", default="matching", help="file of benchmarks/: matching (the default) or generator"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the measurements and their provenance there")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--repeats", type=int, help="timed steps of each implementation (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and one repeat: does it run at all")
+    parser.add_argument("--only", metavar="TEXT", default="", help="cases with this text in their names")
+
+
+def _bench(options) -> None:
+    from tqdm import tqdm
+
+    from hglad.bench import HEADER, Suite, report, run, table_line
+    from hglad.provenance import Stopwatch, device_name
+    from hglad.storage import write_json
+
+    _check_new(options.json)
+    suite, watch = Suite(options.suite, options.device, options.quick), Stopwatch(options.device)
+    rows = []
+    for row in run(suite, options.repeats, options.only):
+        if not rows:
+            tqdm.write(f"{device_name(options.device)}\n{HEADER}")
+        tqdm.write(table_line(row))
+        rows.append(row)
+        if options.json:  # after every case: a run that is stopped keeps what it has measured
+            write_json(options.json, report(suite, rows, watch))

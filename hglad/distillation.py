@@ -4,20 +4,22 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from hglad import augment, search, training
-from hglad.data import DataSet, DataSettings, load_data
+from hglad import experts as expert_trajectories
+from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
+from hglad.experts import Experts, ExpertSettings
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
-from hglad.objectives import OBJECTIVES, create_objective
+from hglad.objectives import OBJECTIVES, Objective, create_objective
 from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
-from hglad.profile import MetricSettings, Profile, SurrogateSettings
+from hglad.profile import MetricSettings, Profile, SurrogateSettings, changed
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.search import KINDS, Search, SearchSettings, SearchState, load_state, save_state
@@ -52,6 +54,10 @@ class DistillationSettings:
     """Seed of every draw of the run."""
     keep_iterates: bool = False
     """Keep the images of every measured iterate, for the study of the metric."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the objective itself."""
+    experts: ExpertSettings | None = None
+    """Expert trajectories of the objective."""
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -60,11 +66,19 @@ class DistillationSettings:
             raise HgladError(f"ipc is {self.ipc}: expected at least 1 image per class")
         if self.seed < 0:
             raise HgladError(f"seed is {self.seed}: expected 0 or a positive whole number")
+        if "experts" not in OBJECTIVES.options(self.objective):
+            object.__setattr__(self, "experts", None)
+        elif self.experts is None:
+            object.__setattr__(self, "experts", ExpertSettings())
 
     @classmethod
     def of(cls, profile: Profile, objective: str, kind: str, ipc: int, seed: int, **changes) -> Self:
         """Settings of one run of a profile; `changes` replace fields, `layer` the split point of `single`."""
-        settings = profile.search
+        own = profile.objective(objective)
+        settings = changed(profile.search, own.search, f"objectives.{objective}.search.")
+        surrogate = profile.surrogate
+        if own.augmentation is not None:
+            surrogate = replace(surrogate, augmentation=own.augmentation)
         if "layer" in changes:
             settings = replace(settings, layer=changes.pop("layer"))
         if kind == "pixels":
@@ -74,12 +88,14 @@ class DistillationSettings:
             profile.data,
             prior,
             settings,
-            profile.surrogate,
+            surrogate,
             profile.metric,
             objective,
             kind,
             ipc,
             seed,
+            options=own.options,
+            experts=own.experts,
             **changes,
         )
 
@@ -89,6 +105,9 @@ class DistillationSettings:
         used = asdict(self)
         del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
+        for key in ("options", "experts"):  # absent where there are none, as before they could be set
+            if not used[key]:
+                del used[key]
         if self.kind != "single":
             used["search"].pop("layer")
         return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
@@ -104,7 +123,7 @@ class DistillationSettings:
             "metric": METRICS.version(self.metric.name),
             "surrogate": NETWORKS.version(self.surrogate.network["name"]),
             "classifier": NETWORKS.version(self.metric.network["name"]),
-        }
+        } | ({"experts": expert_trajectories.VERSION} if self.experts else {})
 
 
 def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
@@ -149,6 +168,7 @@ def distill(
     device: str = "cpu",
     classifier: Classifier | None = None,
     show: bool = False,
+    experts: Path | str | None = None,
 ) -> DistilledSet:
     """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
 
@@ -158,6 +178,7 @@ def distill(
         device: where everything is computed.
         classifier: classifier of the selection metric; trained when not given.
         show: show progress bars on a terminal.
+        experts: folder of expert trajectories, for an objective that matches them.
 
     Raises:
         HgladError: settings that do not fit the data or the prior, values that are not finite.
@@ -165,7 +186,7 @@ def distill(
     data = load_real(settings.data, device)
     classifier = classifier or train_metric_classifier(settings.metric, data, show)
     metric = create_metric(settings.metric.name, classifier, data.train)
-    run = _search(settings, data, metric, device)
+    run = _search(settings, data, metric, device, experts)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
     progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
     state = start = progress.load()
@@ -190,20 +211,34 @@ def distill(
     return distilled
 
 
-def _search(settings: DistillationSettings, data: DataSet, metric: Metric, device: str) -> Search:
-    real, surrogate = data.train, settings.surrogate
-    classes = len(real.classes)
-    network = create_network(image_shape=real.image_shape, classes=classes, **surrogate.network).to(device)
-    objective = create_objective(
-        settings.objective,
-        network=network,
-        augmentation=surrogate.augmentation,
-        batch_real=surrogate.batch_real,
-    )
+def _search(
+    settings: DistillationSettings, data: DataSet, metric: Metric, device: str, experts: Path | str | None
+) -> Search:
+    real, classes = data.train, len(data.train.classes)
+    objective = _objective(settings, real, device, experts)
     prior = _prior(settings, data, device)
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
     return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng)
+
+
+def _objective(
+    settings: DistillationSettings, real: RealData, device: str, experts: Path | str | None
+) -> Objective:
+    surrogate, known = settings.surrogate, OBJECTIVES.options(settings.objective)
+    network = create_network(image_shape=real.image_shape, classes=len(real.classes), **surrogate.network).to(
+        device
+    )
+    shared = {"network": network, "augmentation": surrogate.augmentation, "batch_real": surrogate.batch_real}
+    if "experts" in known:
+        if experts is None:
+            raise HgladError(
+                f"objective {settings.objective!r} needs expert trajectories: make some with hglad experts "
+                "and pass their folder"
+            )
+        shared["experts"] = Experts(experts, settings.experts.count)
+    shared = {name: value for name, value in shared.items() if name in known}
+    return create_objective(settings.objective, **shared, **settings.options)
 
 
 def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:

@@ -7,9 +7,11 @@ from typing import Any
 from hglad.augment import Augmentation
 from hglad.data import DataSettings
 from hglad.errors import HgladError
+from hglad.experts import ExpertSettings
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
+from hglad.objectives.registry import SHARED
 from hglad.search import KINDS, SearchSettings
 from hglad.settings import from_dict, read_yaml, suggestion
 from hglad.training import TrainingSettings
@@ -58,6 +60,22 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class ObjectiveSettings:
+    """What one matching objective does otherwise than the rest of the profile says."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the objective itself, such as `distance` of dc or `student_steps` of mtt."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """Changes to the keys of `search`."""
+    augmentation: str | None = None
+    """Siamese augmentation in place of that of `surrogate`; none: the same."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """Changes to the keys of `evaluation.training`."""
+    experts: ExpertSettings | None = None
+    """Expert trajectories of mtt."""
+
+
+@dataclass(frozen=True)
 class Studies:
     """Size of the studies beside the main table."""
 
@@ -77,8 +95,8 @@ class Profile:
     """Name; results lie in `data/results/<name>`."""
     data: DataSettings
     """Real images."""
-    prior: str
-    """Generator in `data/priors`, or a path to one."""
+    prior: str | None
+    """Generator in `data/priors`, or a path to one; none: pixel space only."""
     surrogate: SurrogateSettings
     """Network and batches of the matching objective."""
     search: SearchSettings
@@ -93,6 +111,8 @@ class Profile:
     """`objectives`, `searches`, images per class `ipc`, distillation `seeds`."""
     studies: Studies
     """Seeds of the layer sweep, the ablation and the cross-architecture table."""
+    objectives: dict[str, Any] = field(default_factory=dict)
+    """Objectives of the study of objectives; name to the keys of `ObjectiveSettings`."""
 
     def __post_init__(self):
         self._check_sets()
@@ -104,8 +124,32 @@ class Profile:
         for label, options in self.networks.items():
             _check_network(f"networks.{label}", options)
         Augmentation(self.surrogate.augmentation)
+        for name in self.objectives:
+            self.objective(name)
+        if self.prior is None and self.sets["searches"] != ["pixels"]:
+            found = self.sets["searches"]
+            raise HgladError(
+                f"sets.searches is {found} without a prior: expected ['pixels'], or name a prior"
+            )
         for group, least in (("surrogate", 1), ("evaluation", 1), ("studies", 0)):
             _check_counts(group, getattr(self, group), least)
+
+    def objective(self, name: str) -> ObjectiveSettings:
+        """Settings of an objective; one that the profile does not name has none of its own.
+
+        Raises:
+            HgladError: unknown objective, key or option, a value of another type.
+        """
+        _check_names("objectives", [name], OBJECTIVES.names())
+        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"objectives.{name}.")
+        known = [option for option in OBJECTIVES.options(name) if option not in SHARED]
+        for option in settings.options:
+            if option not in known:
+                hint = suggestion(option, known)
+                raise HgladError(f"unknown key 'objectives.{name}.options.{option}': {hint}")
+        changed(self.search, settings.search, f"objectives.{name}.search.")
+        changed(self.evaluation.training, settings.evaluation, f"objectives.{name}.evaluation.")
+        return settings
 
     def _check_sets(self) -> None:
         for key in self.sets:
@@ -118,6 +162,11 @@ class Profile:
         _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
         _check_whole("sets.ipc", self.sets["ipc"], 1)
         _check_whole("sets.seeds", self.sets["seeds"], 0)
+
+
+def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:
+    """Settings with some keys changed; raises `HgladError` for an unknown key or another type."""
+    return from_dict(type(settings), vars(settings) | changes, where)
 
 
 SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}

@@ -34,6 +34,10 @@ class Store:
         """Folder of a distilled set."""
         return self.root / "sets" / key
 
+    def experts_folder(self, key: str) -> Path:
+        """Folder of a set of expert trajectories; large, not committed."""
+        return self.root / "experts" / key
+
     def classifier_file(self, key: str) -> Path:
         """Weights of a classifier behind a metric."""
         return self.root / "classifiers" / f"{key}.safetensors"

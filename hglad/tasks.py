@@ -14,6 +14,7 @@ from hglad.data import DataSettings
 from hglad.distillation import DistillationSettings, data_hash, distill, load_real, train_metric_classifier
 from hglad.distilled import DistilledSet
 from hglad.evaluation import evaluate, full_set, random_real
+from hglad.experts import ExpertSettings, expert_file, experts_key, train_expert
 from hglad.metrics import METRICS, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.profile import MetricSettings
@@ -73,6 +74,47 @@ def load_classifier(task: ClassifierTask, store: Store, device: str = "cpu") -> 
 
 
 @dataclass(frozen=True)
+class ExpertTask:
+    """Train one expert trajectory."""
+
+    data: DataSettings
+    network: dict
+    experts: ExpertSettings
+    index: int
+    phase = 0
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        return fingerprint(self.folder_key, self.index)
+
+    @cached_property
+    def folder_key(self) -> str:
+        """Fingerprint of the set of experts that this one belongs to."""
+        return experts_key(self.experts, self.network, data_hash(self.data))
+
+    @property
+    def cost(self) -> float:
+        """Estimate, in images that pass through a small network."""
+        return 3 * self.experts.epochs * len(load_real(self.data).train.images)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return expert_file(store.experts_folder(self.folder_key), self.index).is_file()
+
+    def run(self, store: Store, device: str) -> None:
+        """Compute and keep the result."""
+        real = load_real(self.data, device).train
+        folder = store.experts_folder(self.folder_key)
+        train_expert(self.experts, self.network, real, self.index, folder)
+
+
+def expert_tasks(data: DataSettings, network: dict, experts: ExpertSettings) -> list[ExpertTask]:
+    """One task per expert."""
+    return [ExpertTask(data, network, experts, index) for index in range(experts.count)]
+
+
+@dataclass(frozen=True)
 class DistillTask:
     """Distil one set."""
 
@@ -101,10 +143,17 @@ class DistillTask:
         """Whether the result is there."""
         return (store.set_folder(self.key) / "card.json").is_file()
 
+    @property
+    def experts(self) -> list[ExpertTask]:
+        """Experts that the objective needs, while this task is not done."""
+        s = self.settings
+        return expert_tasks(s.data, s.surrogate.network, s.experts) if s.experts else []
+
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
         classifier = load_classifier(self.classifier, store, device)
-        distill(self.settings, store.set_folder(self.key), device, classifier)
+        experts = store.experts_folder(self.experts[0].folder_key) if self.experts else None
+        distill(self.settings, store.set_folder(self.key), device, classifier, experts=experts)
 
 
 @dataclass(frozen=True)
@@ -245,7 +294,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
 
     A stop at any moment loses the runs under way at most, and those go on from their last saved state.
     """
-    missing = [task for task in tasks if not task.done(store)]
+    missing = _missing(tasks, store)
     if not missing:
         return
     total = sum(task.cost for task in missing)
@@ -261,6 +310,14 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
         for task in parallel(joblib.delayed(_run_one)(task, store, device, cores) for task in ready):
             bar.update(task.cost)
     bar.close()
+
+
+def _missing(tasks: list, store: Store) -> list:
+    """Tasks without a result, with the experts that they need: those are large, and not kept once used."""
+    missing = [task for task in tasks if not task.done(store)]
+    experts = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
+    experts = {task.key: task for task in experts if not task.done(store)}
+    return [*experts.values(), *missing]
 
 
 def _run_one(task, store: Store, device: str, cores: int):

@@ -7,11 +7,11 @@ from math import cos, isfinite, pi
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hglad.augment import DSA, Augmentation
 from hglad.errors import HgladError
+from hglad.networks.chunks import accumulate_gradient, chunk_size
 from hglad.networks.initialise import dropout_from
 
 VERSION = 1  # raise when the same settings train otherwise
@@ -121,8 +121,8 @@ def train_classifier(
     with dropout_from(network, generator):
         for epoch in range(settings.epochs):
             _set_rate(optimizer, settings, epoch)
-            losses = _train_epoch(network, optimizer, images, labels, normalize, settings, generator)
-            _check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
+            losses = train_epoch(network, optimizer, images, labels, normalize, settings, generator)
+            check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
             if average is not None:
                 _update_average(average, network, settings.ema_decay)
             if progress is not None:
@@ -156,7 +156,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, settings: TrainingSettings, epoc
         group["lr"] = settings.lr * SCHEDULES[settings.schedule](epoch, settings.epochs)
 
 
-def _train_epoch(
+def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
@@ -165,18 +165,16 @@ def _train_epoch(
     settings: TrainingSettings,
     generator: torch.Generator,
 ) -> Tensor:
-    """One pass in random order; the loss of every step, (steps,)."""
+    """One pass over the images in random order; returns the loss of every step, (steps,)."""
     augmentation = Augmentation(settings.augmentation)
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     losses = []
     for chosen in order.split(settings.batch_size):
         batch = normalize(to_unit(images.index_select(0, chosen)))
         batch = augmentation.draw(len(batch), batch.shape[-2:], generator)(batch)
-        loss = F.cross_entropy(network(batch), labels[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        losses.append(accumulate_gradient(network, batch, labels[chosen]))
         optimizer.step()
-        losses.append(loss.detach())
     return torch.stack(losses)
 
 
@@ -185,7 +183,8 @@ def to_unit(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-def _check_losses(losses: Tensor, epoch: int, lr: float) -> None:
+def check_losses(losses: Tensor, epoch: int, lr: float) -> None:
+    """Raise `HgladError` when a loss of this epoch (from 0) is not finite."""
     # Once per epoch, so that a GPU need not wait at every step.
     finite = losses.isfinite()
     if not finite.all():
@@ -208,8 +207,9 @@ def predict(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tenso
     """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode."""
     device = next(network.parameters()).device
     network.eval()
-    parts = real.images.split(batch)
-    return torch.cat([network(real.normalize(to_unit(part)).to(device)).argmax(dim=1) for part in parts])
+    parts = (real.normalize(to_unit(part)).to(device) for part in real.images.split(batch))
+    chunks = (chunk for part in parts for chunk in part.split(chunk_size(network, part)))
+    return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
 
 
 def accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> float:

@@ -6,16 +6,28 @@ from torch import Tensor
 from hglad.augment import DSA, Augmentation
 from hglad.networks.initialise import dropout_from, initialise
 from hglad.networks.registry import Classifier, require
-from hglad.objectives.registry import RealBatches, check_finite, images_per_class, register_objective
+from hglad.networks.chunks import chunk_size
+from hglad.objectives.precision import first_order
+from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 
 VERSION = 1  # raise when the same draws give another gradient
 
 
-def distribution_matching(network: Classifier, real: Tensor, images: Tensor) -> Tensor:
-    """Squared distance of the mean embeddings, summed over classes (Zhao & Bilen 2023, eq. 4)."""
-    real_mean = network.embed(real).mean(dim=1)  # (class, batch, ch, h, w) -> (class, feature)
-    images_mean = network.embed(images).mean(dim=1)  # (class, ipc, ch, h, w)   -> (class, feature)
+def distribution_matching(real_mean: Tensor, network: Classifier, images: Tensor) -> Tensor:
+    """Squared distance of the mean embeddings, summed over classes (Zhao & Bilen 2023, eq. 4).
+
+    real_mean (class, feature), images (class, ipc, ch, h, w).
+    """
+    images_mean = network.embed(images).mean(dim=1)  # (class, ipc, ch, h, w) -> (class, feature)
     return (real_mean - images_mean).square().sum()
+
+
+@torch.no_grad()
+def mean_embedding(network: Classifier, real: Tensor) -> Tensor:
+    """(class, batch, ch, h, w) -> (class, feature), in as many chunks as the processor's cache asks for."""
+    flat = real.flatten(0, 1)
+    parts = [network.embed(part) for part in flat.split(chunk_size(network, flat))]
+    return torch.cat(parts).float().unflatten(0, real.shape[:2]).mean(dim=1)
 
 
 @register_objective("dm")
@@ -24,25 +36,29 @@ class DistributionMatching:
 
     Each step draws `batch_real` real images per class and one transform of `augmentation` (DSA strategies
     joined by "_", "" for none) with parameters per class, the same for its real and distilled images.
+    `precision` is that of the real side, "float32" or "bfloat16".
     """
 
-    def __init__(self, network: Classifier, augmentation: str = DSA, batch_real: int = 256) -> None:
+    def __init__(
+        self, network: Classifier, augmentation: str = DSA, batch_real: int = 256, precision: str = "float32"
+    ) -> None:
         require("objective 'dm'", batch_real=batch_real)
         self.network = network.train().requires_grad_(False)
         self.augmentation = Augmentation(augmentation)
         self.batch_real = batch_real
+        self.first_order = first_order(precision)
+        self.sorted_labels = SortedLabels()
 
     def gradient(
         self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Objective.gradient`; logs "loss". Raises `HgladError` for labels not sorted by class."""
-        ipc = images_per_class(images, labels, len(real.classes))
+        ipc = self.sorted_labels.images_per_class(images, labels, len(real.classes))
         images = images.detach().requires_grad_()
         initialise(self.network, generator)
         loss = self._loss(images.unflatten(0, (-1, ipc)), real, generator)
         (gradient,) = torch.autograd.grad(loss, images)
-        check_finite("dm", loss, gradient)
-        return gradient, {"loss": loss.item()}
+        return gradient, {"loss": loss.detach()}
 
     def _loss(self, images: Tensor, real: RealBatches, generator: torch.Generator) -> Tensor:
         """images (class, ipc, ch, h, w), in [0, 1]."""
@@ -54,4 +70,13 @@ class DistributionMatching:
             return repeated(real.normalize(group).flatten(0, 1)).unflatten(0, group.shape[:2])
 
         with dropout_from(self.network, generator):
-            return distribution_matching(self.network, augmented(batch), augmented(images))
+            with self.first_order(images.device):
+                real_mean = mean_embedding(self.network, augmented(batch))
+            return distribution_matching(real_mean.to(images), self.network, augmented(images))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: every step draws its own network."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to go on from."""

@@ -23,14 +23,26 @@ class Objective(Protocol):
 
     def gradient(
         self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """dL/dimages (n, ch, h, w) and scalars to log.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """dL/dimages (n, ch, h, w) and scalars to log, tensors of shape ().
 
         `images` (n, ch, h, w) are float in [0, 1], not necessarily clamped; `labels` (n,) are sorted, with
-        the same number of images per class. Everything random follows from `generator`.
+        the same number of images per class. Everything random follows from `generator`. Whether the result is
+        finite is for the caller to see (`FiniteCheck`): looking at each step would keep a GPU waiting.
         """
         ...
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next step depends on beside its arguments, such as a network in training."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state_dict`."""
+        ...
+
+
+SHARED = ("network", "augmentation", "batch_real", "experts")
+"""Options that a profile sets for all objectives; each takes those that it names."""
 
 OBJECTIVES = Registry("objective")
 register_objective = OBJECTIVES.register
@@ -41,29 +53,26 @@ def create_objective(name: str, **settings: object) -> Objective:
     return OBJECTIVES.create(name, **settings)
 
 
-def images_per_class(images: Tensor, labels: Tensor, classes: int) -> int:
-    """Images per class (ipc); raises `HgladError` unless the labels are those of the classes in order."""
-    ipc = len(labels) // classes
-    expected = torch.arange(classes, device=labels.device).repeat_interleave(max(1, ipc))
-    if len(images) != len(labels) or not torch.equal(labels, expected):
-        raise HgladError(
-            f"{len(images)} images have the labels {_shortened(labels.tolist())}; give images "
-            f"sorted by class, equally many of each of the {classes} classes"
-        )
-    return ipc
+class SortedLabels:
+    """Checks labels once: a look at each step would keep a GPU waiting."""
+
+    def __init__(self) -> None:
+        self.seen: Tensor | None = None
+
+    def images_per_class(self, images: Tensor, labels: Tensor, classes: int) -> int:
+        """Images per class (ipc); raises `HgladError` unless the labels are those of the classes in order."""
+        ipc = len(labels) // classes
+        if labels is self.seen and len(images) == len(labels):
+            return ipc
+        expected = torch.arange(classes, device=labels.device).repeat_interleave(max(1, ipc))
+        if len(images) != len(labels) or not torch.equal(labels, expected):
+            raise HgladError(
+                f"{len(images)} images have the labels {_shortened(labels.tolist())}; give images "
+                f"sorted by class, equally many of each of the {classes} classes"
+            )
+        self.seen = labels
+        return ipc
 
 
 def _shortened(labels: list[int]) -> str:
     return ", ".join(map(str, labels[:20])) + (", ..." if len(labels) > 20 else "")
-
-
-def check_finite(objective: str, loss: Tensor, gradient: Tensor) -> None:
-    """Raise `HgladError` when the loss or the image gradient is not finite."""
-    if not (loss + gradient.abs().sum()).isfinite():
-        wrong = f"loss is {loss.item()}"
-        if loss.isfinite():
-            wrong = f"gradient has {int((~gradient.isfinite()).sum())} values that are not finite"
-        raise HgladError(
-            f"objective {objective!r}: the {wrong}; lower the rates of the search or look for "
-            "images that are not finite"
-        )

@@ -1,0 +1,229 @@
+"""Trajectory matching (Cazenavette et al., CVPR 2022): students trained on the images end where experts do."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hglad.augment import DSA, Augmentation, Transform
+from hglad.experts import Experts
+from hglad.networks.registry import Classifier, require
+from hglad.objectives.derivatives import Derivatives, Weights, use_batch_statistics
+from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
+from hglad.registry import unknown
+
+VERSION = 1  # raise when the same draws give another gradient
+
+UNROLLS = ("full", "tesla")
+LOWEST_LR = 1e-3  # of the student; a rate of 0 or less trains nothing
+MOMENTUM = 0.5  # of the student's learning rate, as of the images. Source: MTT
+
+
+@dataclass(frozen=True)
+class StudentStep:
+    """One step of the student: which images, and how they are transformed."""
+
+    chosen: Tensor
+    transform: Transform
+
+    def view(self, images: Tensor, real: RealBatches) -> Tensor:
+        """The network's input, (batch, ch, h, w), differentiable with respect to images (n, ch, h, w)."""
+        return self.transform(real.normalize(images.index_select(0, self.chosen)))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Loss of one trajectory and its gradients."""
+
+    loss: Tensor
+    """Squared distance of student and expert over that of the expert's two ends, ()."""
+    images: Tensor
+    """dLoss/dimages, (n, ch, h, w)."""
+    lr: Tensor
+    """dLoss/d(student learning rate), ()."""
+
+
+def end_of(weights: Weights, target: Weights, start: Weights) -> tuple[Tensor, Weights]:
+    """Loss of a student that ended at `weights` (MTT, eq. 3), and its gradient with respect to them."""
+    residual = torch._foreach_sub(weights, target)
+    scale = sum(d.square().sum() for d in torch._foreach_sub(start, target))
+    loss = sum(r.square().sum() for r in residual) / scale
+    return loss, tuple(2 * r / scale for r in residual)
+
+
+def dot(first: Weights, second: Weights) -> Tensor:
+    """Inner product over all parameters."""
+    return sum((a * b).sum() for a, b in zip(first, second, strict=True))
+
+
+def stepped(weights: Weights, gradient: Weights, lr: Tensor) -> Weights:
+    """theta - lr g."""
+    return tuple(w - lr * g for w, g in zip(weights, gradient, strict=True))
+
+
+def match_full(
+    derivatives: Derivatives, start: Weights, target: Weights, lr: Tensor, views, labels
+) -> Matched:
+    """Exact gradient, by the adjoint of SGD: weights of all steps are kept, activations of one.
+
+    theta_{i+1} = theta_i - lr g_i; with a_{i+1} = dLoss/dtheta_{i+1}: a_i = a_{i+1} - lr H_i a_{i+1}. `views[i]()`
+    gives the input of step i and what pulls its gradient back to the images; `labels[i]` its labels.
+    """
+    trail = [start]
+    for view, target_labels in zip(views, labels, strict=True):
+        with torch.no_grad():
+            seen, _ = view()
+        trail.append(stepped(trail[-1], derivatives.gradient(trail[-1], seen, target_labels), lr))
+    loss, adjoint = end_of(trail.pop(), target, start)
+    image_gradient, lr_gradient = 0.0, torch.zeros_like(lr)
+    for view, target_labels in zip(reversed(views), reversed(labels), strict=True):
+        seen, pull = view()
+        first, mixed, second = derivatives.products(trail.pop(), adjoint, seen, target_labels, hessian=True)
+        image_gradient = image_gradient + pull(-lr * mixed)
+        lr_gradient = lr_gradient - dot(adjoint, first)
+        adjoint = stepped(adjoint, second, lr)
+    return Matched(loss, image_gradient, lr_gradient)
+
+
+def match_tesla(
+    derivatives: Derivatives, start: Weights, target: Weights, lr: Tensor, views, labels
+) -> Matched:
+    """TESLA's gradient (Cui et al., ICML 2023): the weights that a step starts from count as constants.
+
+    Then one direction, dLoss/dtheta_N, serves all steps; a second run over them needs the memory of one.
+    """
+    weights = start
+    for view, target_labels in zip(views, labels, strict=True):
+        with torch.no_grad():
+            seen, _ = view()
+        weights = stepped(weights, derivatives.gradient(weights, seen, target_labels), lr)
+    loss, direction = end_of(weights, target, start)
+    moved = dot(direction, torch._foreach_sub(weights, start)) / lr  # -<direction, sum of the gradients>
+    weights, image_gradient = start, 0.0
+    for view, target_labels in zip(views, labels, strict=True):
+        seen, pull = view()
+        first, mixed, _ = derivatives.products(weights, direction, seen, target_labels)
+        image_gradient = image_gradient + pull(-lr * mixed)
+        weights = stepped(weights, first, lr)
+    return Matched(loss, image_gradient, moved)
+
+
+@register_objective("mtt")
+class TrajectoryMatching:
+    """`network` gives the student's architecture; its own parameters are not used.
+
+    Args:
+        network: surrogate, that of the experts. Batch norm normalises by the batch; dropout is off.
+        experts: their trajectories, or the folder that holds them.
+        augmentation: DSA strategies joined by "_", drawn per student step with parameters per image.
+        unroll: "full" (exact, MTT) or "tesla" (the weights of each step count as constants).
+        student_steps: steps of the student. Source: H-GLaD.
+        expert_epochs: epochs of the expert that they should make up for. Source: H-GLaD.
+        max_start_epoch: the start is drawn below it. Source: H-GLaD.
+        batch_images: images per student step; none: all of them, as H-GLaD.
+        student_lr: learning rate of the student at the start. Source: MTT.
+        lr_student_lr: learning rate of that learning rate, SGD with momentum 0.5. Source: H-GLaD.
+        compile: compile the second derivative.
+
+    Raises:
+        HgladError: experts of another network or too short, an unknown form, numbers out of range.
+    """
+
+    def __init__(
+        self,
+        network: Classifier,
+        experts: Experts | str,
+        augmentation: str = DSA,
+        unroll: str = "tesla",
+        student_steps: int = 20,
+        expert_epochs: int = 3,
+        max_start_epoch: int = 5,
+        batch_images: int | None = None,
+        student_lr: float = 0.01,
+        lr_student_lr: float = 1e-6,
+        compile: bool = False,
+    ) -> None:
+        if unroll not in UNROLLS:
+            raise unknown("unroll of mtt,", unroll, list(UNROLLS))
+        require(
+            "objective 'mtt'",
+            student_steps=student_steps,
+            expert_epochs=expert_epochs,
+            max_start_epoch=max_start_epoch,
+            batch_images=1 if batch_images is None else batch_images,
+        )
+        self.experts = experts if isinstance(experts, Experts) else Experts(experts)
+        self.experts.check(network)
+        self.experts.check_length(max_start_epoch, expert_epochs)
+        use_batch_statistics(network)
+        self.match = match_full if unroll == "full" else match_tesla
+        self.derivatives = Derivatives(network, compile)
+        self.augmentation = Augmentation(augmentation)
+        self.student_steps, self.batch_images = student_steps, batch_images
+        self.expert_epochs, self.max_start_epoch = expert_epochs, max_start_epoch
+        device = next(network.parameters()).device
+        self.student_lr = torch.tensor(student_lr, device=device)
+        self.lr_velocity = torch.zeros((), device=device)
+        self.lr_student_lr = lr_student_lr
+        self.sorted_labels = SortedLabels()
+
+    def gradient(
+        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `Objective.gradient`; logs "loss" and "student_lr". Moves the student's learning rate, too."""
+        self.sorted_labels.images_per_class(images, labels, len(real.classes))
+        start, target = (
+            tuple(weights[name].to(images) for name in self.derivatives.names)
+            for weights in self.experts.draw(
+                generator, self.max_start_epoch, self.expert_epochs, images.device
+            )
+        )
+        steps = self._draw_steps(len(images), images, generator)
+        images = images.detach().requires_grad_()
+
+        def viewer(step: StudentStep):
+            def view():
+                seen = step.view(images, real)
+                return seen, lambda gradient: torch.autograd.grad(seen, images, gradient)[0]
+
+            return view
+
+        matched = self.match(
+            self.derivatives,
+            start,
+            target,
+            self.student_lr.to(images),
+            [viewer(step) for step in steps],
+            [labels[step.chosen] for step in steps],
+        )
+        logs = {"loss": matched.loss, "student_lr": self.student_lr.clone()}
+        self._move_lr(matched.lr)
+        return matched.images, logs
+
+    def _draw_steps(self, count: int, images: Tensor, generator: torch.Generator) -> list[StudentStep]:
+        """Batches without replacement, a new permutation when they run out (MTT)."""
+        if self.batch_images is None or self.batch_images >= count:
+            every = torch.arange(count, device=images.device)
+            batches = [every] * self.student_steps
+        else:
+            batches = []
+            while len(batches) < self.student_steps:
+                order = torch.randperm(count, generator=generator, device=generator.device)
+                batches += order.to(images.device).split(self.batch_images)
+        return [
+            StudentStep(chosen, self.augmentation.draw(len(chosen), images.shape[-2:], generator))
+            for chosen in batches[: self.student_steps]
+        ]
+
+    def _move_lr(self, gradient: Tensor) -> None:
+        self.lr_velocity = MOMENTUM * self.lr_velocity + gradient.to(self.lr_velocity)
+        self.student_lr = (self.student_lr - self.lr_student_lr * self.lr_velocity).clamp(min=LOWEST_LR)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The student's learning rate and its momentum."""
+        return {"student_lr": self.student_lr, "lr_velocity": self.lr_velocity}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`."""
+        self.student_lr = state["student_lr"].to(self.student_lr)
+        self.lr_velocity = state["lr_velocity"].to(self.lr_velocity)
