@@ -1,23 +1,68 @@
-"""Time of one generator pass, forward and backward: dense matrices against the textbook operations.
+"""Suite `generator`: gradient of a generator's images with respect to its latents.
 
-    python benchmarks/generator.py [--resolution 32] [--channels 64] [--images 10] [--repeats 5]
-
-The textbook layer convolves with weights modulated per sample (a grouped convolution) and resamples by
-zero insertion, padding and filtering, as the published plain-PyTorch operators do. Both run in turn in one
-process, so that their ratio holds on a noisy machine.
+Fast: the layers of `hglad.priors.stylegan_xl`, with one shared convolution and dense matrices.
+Straightforward: the layer as the published plain-PyTorch operators have it, which convolves with weights
+modulated per sample (a grouped convolution) and resamples by zero insertion, padding and filtering.
 """
 
-import argparse
-import statistics
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hglad.bench import Case, Step
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, SynthesisLayer, leaky_relu
-from hglad.provenance import device_name
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    """The generator of 32 px with 64 and 256 channels, 10 images; quick: 8 px, 8 channels, 2 images."""
+    shapes = [Shape(8, 8, 2)] if quick else [Shape(32, channels, 10) for channels in (64, 256)]
+    return [
+        Case(
+            f"{shape.resolution} px, {shape.channels} channels",
+            fast=partial(image_gradient, dense_images, shape, device),
+            plain=partial(image_gradient, textbook_images, shape, device),
+            note=f"{shape.images} images",
+        )
+        for shape in shapes
+    ]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a generator and of its batch."""
+
+    resolution: int
+    channels: int
+    images: int
+
+
+def image_gradient(decode: Callable[[StyleGANXL, Tensor], Tensor], shape: Shape, device: str) -> Step:
+    """Step: d sum(images^2) / dw of a random generator, (n, num_ws, w_dim)."""
+    settings = StyleGANXLSettings(
+        img_resolution=shape.resolution, channel_base=shape.channels * 64, channel_max=shape.channels
+    )
+    draw = torch.Generator().manual_seed(0)
+    prior = StyleGANXL.random(settings, draw).requires_grad_(False)
+    w = prior.sample(torch.arange(shape.images) % settings.c_dim, draw).w.to(device).requires_grad_()
+    prior.to(device)
+    return lambda: torch.autograd.grad(decode(prior, w).square().sum(), w)[0]
+
+
+def dense_images(prior: StyleGANXL, w: Tensor) -> Tensor:
+    """Images in [0, 1] by the library's layers."""
+    return prior.decode(prior.start(w), 0)
+
+
+def textbook_images(prior: StyleGANXL, w: Tensor) -> Tensor:
+    """Images in [0, 1] by the textbook layers."""
+    x = prior.synthesis.input(w[:, 0])
+    for index in range(len(prior.synthesis.layer_names)):
+        x = textbook_layer(prior.synthesis.layer(index), x, w[:, index + 1])
+    return (x * prior.settings.output_scale + 1) / 2
 
 
 def textbook_layer(layer: SynthesisLayer, x: Tensor, w: Tensor) -> Tensor:
@@ -55,51 +100,3 @@ def filter_axes(x: Tensor, filter: Tensor) -> Tensor:
     """Filter both axes, one channel at a time."""
     kernel = filter.flip(0).expand(x.shape[1], 1, 1, -1)
     return F.conv2d(F.conv2d(x, kernel, groups=x.shape[1]), kernel.mT, groups=x.shape[1])
-
-
-def textbook_images(prior: StyleGANXL, w: Tensor) -> Tensor:
-    """Images in [0, 1] by the textbook layers."""
-    x = prior.synthesis.input(w[:, 0])
-    for index in range(len(prior.synthesis.layer_names)):
-        x = textbook_layer(prior.synthesis.layer(index), x, w[:, index + 1])
-    return (x * prior.settings.output_scale + 1) / 2
-
-
-def seconds(function, w: Tensor) -> float:
-    """Time of one forward and backward pass."""
-    start = time.perf_counter()
-    function(w).square().sum().backward()
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    """Print both times and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("resolution", 32), ("channels", 64), ("images", 10), ("repeats", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    settings = StyleGANXLSettings(
-        img_resolution=options.resolution, channel_base=options.channels * 64, channel_max=options.channels
-    )
-    draw = torch.Generator().manual_seed(0)
-    prior = StyleGANXL.random(settings, draw).requires_grad_(False)
-    w = prior.sample(torch.arange(options.images) % 10, draw).w.requires_grad_()
-
-    def dense_images(w: Tensor) -> Tensor:
-        return prior.decode(prior.start(w), 0)
-
-    error = (textbook_images(prior, w) - dense_images(w)).norm() / dense_images(w).norm()
-    times = [
-        (seconds(partial(textbook_images, prior), w), seconds(dense_images, w))
-        for _ in range(options.repeats)
-    ]
-    textbook, dense = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(a / b for a, b in times)
-    print(f"{device_name()}, torch {torch.__version__}, {options.images} images, n = {options.repeats}")
-    print(
-        f"textbook {textbook:.3f} s, dense {dense:.3f} s, ratio {ratio:.1f}, relative difference {error:.1e}"
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -86,7 +86,13 @@ def _add_run(commands) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
 
 
-EXPERIMENT_NAMES = ("glad_baseline", "hierarchical_search", "metric_ablation", "cross_architecture")
+EXPERIMENT_NAMES = (
+    "matching_objectives",
+    "glad_baseline",
+    "hierarchical_search",
+    "metric_ablation",
+    "cross_architecture",
+)
 
 
 def _run(options) -> None:
@@ -136,6 +142,9 @@ def _add_distill(commands) -> None:
     parser.add_argument("--prior", help="generator (default: the profile's)")
     parser.add_argument("--ipc", type=int, default=1, help="images per class (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument(
+        "--experts", metavar="DIR", help="expert trajectories for mtt (default: the profile's)"
+    )
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
 
@@ -150,8 +159,19 @@ def _distill(options) -> None:
     profile = replace(profile, prior=options.prior or profile.prior)
     _check_new(options.out)
     settings = DistillationSettings.of(profile, options.objective, options.search, options.ipc, options.seed)
-    distilled = distill(settings, out=options.out, device=options.device, show=True)
+    experts = options.experts or _experts_of(profile, settings, options.device)
+    distilled = distill(settings, out=options.out, device=options.device, show=True, experts=experts)
     print(f"{len(distilled.images)} images in {options.out}, distance {distilled.card['distance']:.4g}")
+
+
+def _experts_of(profile, settings, device: str) -> Path | None:
+    """Folder of the experts that a run needs, which are trained first where they are missing."""
+    from hglad.results import Store
+    from hglad.tasks import DistillTask, run_all
+
+    tasks, store = DistillTask(settings).experts, Store.of_profile(profile.profile)
+    run_all(tasks, store, device=device)
+    return store.experts_folder(tasks[0].folder_key) if tasks else None
 
 
 def _add_evaluate(commands) -> None:

@@ -1,6 +1,7 @@
 """Distil one set: load what the settings name, run the search, keep the selected iterate."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -192,7 +193,7 @@ def distill(
     state = start = progress.load()
     with progress_bar(settings.search.steps, "search", "step", show) as bar:
         for state in run.run(start):  # none is left when the run was stopped behind its last step
-            progress.note(state)
+            progress.note(state, run.finite.look)
             bar.update(run.steps_done(state) - bar.n)
     card = {
         "settings": to_dict(settings),
@@ -268,11 +269,12 @@ class _Progress:
             self.kept = list(read_tensors(self.file)["iterates"])
         return load_state(self.file, self.device)
 
-    def note(self, state: SearchState) -> None:
-        """Keep the iterate where asked to, and save the state when the last one is old enough."""
+    def note(self, state: SearchState, check: Callable[[], None]) -> None:
+        """Keep the iterate where asked to; `check` and save the state when the last one is old enough."""
         if self.keep and state.decoded is not None:
             self.kept.append(to_uint8(state.decoded).cpu())
         if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:
+            check()
             extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
             save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
             self.saved = time.monotonic()

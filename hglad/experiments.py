@@ -11,7 +11,7 @@ from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.evaluation import random_real
 from hglad.priors import load_prior
-from hglad.profile import Profile, profile_from
+from hglad.profile import Profile, changed, profile_from
 from hglad.results import Store
 from hglad.settings import suggestion
 from hglad.storage import read_json
@@ -42,10 +42,11 @@ def _main_network(profile: Profile) -> str:
 def _evaluate(
     profile: Profile, settings: DistillationSettings, network: str, iterates: bool = False
 ) -> EvaluateTask:
-    evaluation = profile.evaluation
+    own = profile.objective(settings.objective).evaluation
+    training = changed(profile.evaluation.training, own, "evaluation.")
     return EvaluateTask(
         profile.data, settings.kind, settings.ipc, settings.seed, network, profile.networks[network],
-        evaluation.repeats, evaluation.training, settings, iterates,
+        profile.evaluation.repeats, training, settings, iterates,
     )  # fmt: skip
 
 
@@ -66,20 +67,32 @@ def _searches(profile: Profile, kinds: list[str], network: str) -> list[Evaluate
     ]
 
 
-def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
+def _random(profile: Profile, network: str) -> list[EvaluateTask]:
     evaluation, options = profile.evaluation, profile.networks[network]
-    random = [
+    return [
         EvaluateTask(
             profile.data, "random", ipc, seed, network, options, evaluation.repeats, evaluation.training
         )
         for ipc in profile.sets["ipc"]
         for seed in profile.sets["seeds"]
     ]
+
+
+def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
+    evaluation, options = profile.evaluation, profile.networks[network]
     full = [
         EvaluateTask(profile.data, "full", None, seed, network, options, 1, evaluation.full_set)
         for seed in range(evaluation.full_set_seeds)
     ]
-    return random + full
+    return _random(profile, network) + full
+
+
+def matching_objectives(profile: Profile) -> Experiment:
+    """Every objective that the profile sets up, in pixel space at the first ipc, and random real images."""
+    network, seeds = _main_network(profile), profile.sets["seeds"][: profile.studies.matching_seeds]
+    changes = {"objectives": list(profile.objectives), "ipc": profile.sets["ipc"][:1], "seeds": seeds}
+    part = replace(profile, sets=profile.sets | changes)
+    return Experiment(profile, _searches(part, ["pixels"], network) + _random(part, network))
 
 
 def glad_baseline(profile: Profile) -> Experiment:
@@ -147,9 +160,17 @@ def cross_architecture(profile: Profile) -> Experiment:
     return Experiment(profile, tasks)
 
 
-EXPERIMENTS = {
+WITH_PRIOR = {
     f.__name__: f for f in (glad_baseline, hierarchical_search, metric_ablation, cross_architecture)
 }
+EXPERIMENTS = {"matching_objectives": matching_objectives} | WITH_PRIOR
+
+
+def experiments_of(profile: Profile) -> list[str]:
+    """Experiments that a profile has the settings for: with a prior those of the paper."""
+    return (["matching_objectives"] if profile.objectives else []) + (
+        list(WITH_PRIOR) if profile.prior else []
+    )
 
 
 def plan(profile: Profile, only: str | None = None) -> list:
@@ -160,7 +181,7 @@ def plan(profile: Profile, only: str | None = None) -> list:
     """
     if only is not None and only not in EXPERIMENTS:
         raise HgladError(f"unknown experiment '{only}': {suggestion(only, EXPERIMENTS)}")
-    chosen = [EXPERIMENTS[only]] if only else EXPERIMENTS.values()
+    chosen = [EXPERIMENTS[name] for name in ([only] if only else experiments_of(profile))]
     return required(
         [task for make in chosen for e in [make(profile)] for task in (*e.evaluations, *e.measures)]
     )
@@ -227,15 +248,21 @@ class Laboratory:
         return load_real(self.profile.data).train.classes
 
     def distilled(
-        self, method: str, ipc: int | None = None, seed: int | None = None, layer: int | None = None
+        self,
+        method: str,
+        ipc: int | None = None,
+        seed: int | None = None,
+        layer: int | None = None,
+        objective: str | None = None,
     ) -> DistilledSet:
-        """A set of the first objective, by default at the first ipc and seed and the profile's layer.
+        """A set, by default at the first objective, ipc and seed of the profile and at its layer.
 
         Args:
             method: a search, or `random` for the baseline.
             ipc: images per class.
             seed: distillation seed.
             layer: split point of the single-layer search.
+            objective: matching objective.
 
         Raises:
             HgladError: the experiment has no such set.
@@ -245,14 +272,10 @@ class Laboratory:
         if method == "random":
             return random_real(load_real(self.profile.data).train, ipc, seed)
         layer = self.profile.search.layer if layer is None else layer
+        objective = sets["objectives"][0] if objective is None else objective
         for key, s in self.distillations.items():
             same_layer = method != "single" or s.search.layer == layer
-            if (s.objective, s.kind, s.ipc, s.seed) == (
-                sets["objectives"][0],
-                method,
-                ipc,
-                seed,
-            ) and same_layer:
+            if (s.objective, s.kind, s.ipc, s.seed) == (objective, method, ipc, seed) and same_layer:
                 return DistilledSet.load(self.store.set_folder(key))
         raise HgladError(
             f"no distilled set of '{method}' with ipc {ipc}, seed {seed}, layer {layer}: expected a run of "

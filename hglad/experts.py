@@ -203,15 +203,15 @@ class Experts:
         needed = max_start_epoch - 1 + expert_epochs
         if needed > self.epochs:
             raise HgladError(
-                f"the experts in {self.folder} have {self.epochs} epochs: a start below {max_start_epoch} and "
-                f"{expert_epochs} epochs more need {needed}; train them for longer or lower max_start_epoch"
+                f"experts of {self.epochs} epochs in {self.folder}: a start below {max_start_epoch} and "
+                f"{expert_epochs} more need {needed}; train them for longer or lower max_start_epoch"
             )
 
     def weights(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Weights:
         """Parameters of expert `index` after `epoch` epochs."""
 
         def epoch_of(file) -> Weights:
-            return {name: file.get_slice(name)[epoch].to(device) for name in self.shapes[index]}
+            return {name: file.get_slice(name)[epoch].to(device, copy=True) for name in self.shapes[index]}
 
         return _read(self.files[index], epoch_of)
 

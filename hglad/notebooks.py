@@ -12,7 +12,7 @@ import papermill
 import yaml
 
 from hglad.errors import HgladError
-from hglad.experiments import plan
+from hglad.experiments import experiments_of, plan
 from hglad.paths import PROJECT
 from hglad.profile import Profile, read_profile
 from hglad.results import Store
@@ -44,7 +44,7 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
     profile, out = read_profile(config), Path(out)
     parameters = yaml.safe_load(Path(config).read_text())
     store = Store.of_profile(profile.profile, results)
-    templates = sorted(TEMPLATES.glob("*.ipynb"))
+    templates = _templates(profile)
     for template in templates:
         check_parameters(template, parameters)
     keys = {template.name: _key(template, parameters, store, profile) for template in templates}
@@ -59,6 +59,12 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
         write_json(out / KEYS, keys)
     print(f"notebooks: {len(stale)} executed, {len(templates) - len(stale)} up to date in {out}")
     return [out / template.name for template in templates]
+
+
+def _templates(profile: Profile) -> list[Path]:
+    """Templates of the experiments that a profile has: `<number>_<experiment>.ipynb`."""
+    known = experiments_of(profile)
+    return [path for path in sorted(TEMPLATES.glob("*.ipynb")) if path.stem.split("_", 1)[1] in known]
 
 
 def _at_once(count: int, profile: Profile, store: Store) -> int:

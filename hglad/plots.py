@@ -39,6 +39,12 @@ METRIC_LABELS = {
     "class_relevant": "class-relevant feature distance",
     "feature": "unweighted feature distance",
 }
+OBJECTIVE_LABELS = {
+    "": LABELS["random"],
+    "dc": "gradient matching (DC)",
+    "dm": "distribution matching (DM)",
+    "mtt": "trajectory matching (MTT)",
+}
 ACCURACY = "test accuracy (%)"
 SELECTED = {"markeredgecolor": "black", "markersize": 7}
 WIDTH = 7.2  # inches
@@ -53,6 +59,11 @@ STYLE = {
     "grid.color": "#e3e3e3",
     "legend.frameon": False,
 }
+
+
+def objective_label(name: str) -> str:
+    """Name of an objective for a reader; none is random real images."""
+    return OBJECTIVE_LABELS.get(name, name.upper())
 
 
 def metric_label(name: str) -> str:

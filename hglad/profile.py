@@ -83,6 +83,8 @@ class Studies:
     """Distillation seeds of each fixed layer in the sweep."""
     ablation_seeds: int = 3
     """Hierarchical runs whose iterates are all evaluated."""
+    matching_seeds: int = 3
+    """Distillation seeds of each objective in the study of objectives, at the first ipc."""
     cross_seeds: int = 3
     """Distilled sets per method that meet the other architectures."""
 
@@ -111,8 +113,8 @@ class Profile:
     """`objectives`, `searches`, images per class `ipc`, distillation `seeds`."""
     studies: Studies
     """Seeds of the layer sweep, the ablation and the cross-architecture table."""
-    objectives: dict[str, Any] = field(default_factory=dict)
-    """Objectives of the study of objectives; name to the keys of `ObjectiveSettings`."""
+    objectives: dict[str, Any]
+    """What each objective does otherwise (keys of `ObjectiveSettings`); these are compared in pixel space."""
 
     def __post_init__(self):
         self._check_sets()
@@ -140,9 +142,8 @@ class Profile:
         Raises:
             HgladError: unknown objective, key or option, a value of another type.
         """
-        _check_names("objectives", [name], OBJECTIVES.names())
-        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"objectives.{name}.")
         known = [option for option in OBJECTIVES.options(name) if option not in SHARED]
+        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"objectives.{name}.")
         for option in settings.options:
             if option not in known:
                 hint = suggestion(option, known)

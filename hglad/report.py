@@ -14,11 +14,13 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 from scipy import stats
 
+from hglad.distillation import load_real
 from hglad.experiments import Laboratory
-from hglad.plots import LABELS, metric_label
+from hglad.plots import LABELS, metric_label, objective_label
 from hglad.priors import prior_card, prior_hash
-from hglad.results import as_cell, paired, seed_means, summarise
+from hglad.results import as_cell, paired, published, seed_means, summarise
 from hglad.search import Stage
+from hglad.tasks import EvaluateTask
 
 DPI = 130
 NONE = "–"
@@ -111,6 +113,61 @@ def _ipc_column(ipc: float) -> str:
 
 def _per_class(ipc: float) -> str:
     return f"{ipc:.0f} image{'s' if ipc != 1 else ''} per class"
+
+
+def objective_table(laboratory: Laboratory) -> Table:
+    """Accuracy of pixels under each objective, beside what its paper reports where there is such a number."""
+    rows = laboratory.rows.fillna({"objective": ""})
+    summary = summarise(rows, ["objective", "method"])
+    order = [("", "random"), *((name, "pixels") for name in laboratory.profile.objectives)]
+    summary = summary.set_index(["objective", "method"]).loc[order].reset_index()
+    cells = {"objective": [objective_label(name) for name in summary["objective"]]}
+    cells["accuracy (%)"] = [as_cell(row) for _, row in summary.iterrows()]
+    real = load_real(laboratory.profile.data).train
+    numbers = published(real.name, real.image_shape[1], laboratory.profile.sets["ipc"][0])
+    if len(numbers):
+        cells["published (%)"] = [_published(numbers, objective) for objective in summary["objective"]]
+    return Table(pd.DataFrame(cells))
+
+
+def _published(numbers: pd.DataFrame, objective: str) -> str:
+    method = "pixel" if objective else "random real images"
+    rows = numbers[(numbers["method"] == method) & (numbers["objective"] == (objective or "none"))]
+    return "; ".join(
+        f"{row.accuracy_percent:.1f} ± {row['std']:.1f} [{row.source}]" for _, row in rows.iterrows()
+    )
+
+
+def protocol_table(laboratory: Laboratory) -> Table:
+    """How each objective was run and what it took: distillation, then the training of the evaluation."""
+    cards = {card["settings"]["objective"]: card for card in laboratory.cards()}
+    tasks = {task.distilled.objective: task for task in laboratory.experiment.evaluations if task.distilled}
+    columns = {
+        objective_label(name): _protocol(cards[name], tasks[name]) for name in laboratory.profile.objectives
+    }
+    return Table(pd.DataFrame(columns), index=True)
+
+
+def _protocol(card: dict, task: EvaluateTask) -> dict[str, str]:
+    settings, seconds = card["settings"], card["provenance"]["seconds"]
+    search, surrogate, training = settings["search"], settings["surrogate"], task.training
+    unit = "of |x| / |gradient|" if search["rates"] == "relative" else ""
+    return {
+        "steps": f"{search['steps']}",
+        "time of the first run": f"{_duration(seconds)} ({seconds / search['steps']:.2f} s a step)",
+        "processor": card["provenance"]["device"],
+        "start": "real images" if search["start"] == "real" else "noise",
+        "rate of the pixels": f"{search['lr_pixels']:g} {unit}".strip(),
+        "augmentation": surrogate["augmentation"].replace("_", ", ") or "none",
+        "own options": ", ".join(f"{key} {value}" for key, value in settings["options"].items()) or "none",
+        "experts": _experts(settings["experts"]),
+        "evaluation": f"{training.epochs} epochs, lr {training.lr:g}, {training.schedule.replace('_', ' ')}, "
+        f"{training.augmentation.replace('_', ', ') or 'no augmentation'}",
+    }
+
+
+def _experts(settings: dict | None) -> str:
+    return f"{settings['count']} of {settings['epochs']} epochs" if settings else NONE
 
 
 def differences(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -401,7 +458,9 @@ def provenance(laboratory: Laboratory) -> Provenance:
     keys = list(dict.fromkeys(task.key for task in evaluations))
     records = [card["provenance"] for card in cards] + laboratory.store.provenance(keys)
     profile, seeds = laboratory.profile, sorted({card["settings"]["seed"] for card in cards})
-    prior = prior_hash(profile.prior)
+    generator = (
+        f"{Path(profile.prior).stem}, content {prior_hash(profile.prior)[:12]}" if profile.prior else NONE
+    )
     lines = {
         "profile": profile.profile,
         "runs": f"distillations: {len(cards)}, evaluations: {len(keys)}, "
@@ -412,7 +471,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
         "device": _joined(record["device"] for record in records),
         "versions": _joined(_versions(record) for record in records),
         "data": f"{profile.data.name}, content {_joined(card['data_hash'] for card in cards)}",
-        "generator": f"{Path(profile.prior).stem}, content {prior[:12]}",
+        "generator": generator,
     }
     return Provenance(lines)
 

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from hglad.errors import HgladError
-from hglad.paths import results_folder
+from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
 from hglad.storage import read_json, write_json
 
@@ -83,6 +83,18 @@ def seed_means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean accuracy of each distillation seed over its evaluation repeats, with the number of repeats."""
     groups = rows.groupby([*by, "seed"], sort=False, dropna=False)["accuracy"]
     return groups.agg(accuracy="mean", repeats="count").reset_index()
+
+
+def published(dataset: str, resolution: int, ipc: int) -> pd.DataFrame:
+    """Accuracies that papers report for a ConvNet of the surrogate's kind, from `data/published.csv`.
+
+    Returns:
+        Columns of the file; `source` names the paper. Empty where nothing was published.
+    """
+    table = pd.read_csv(PROJECT / "data" / "published.csv", dtype={"ipc": str})
+    same = table["evaluation"].str.startswith("same architecture")
+    chosen = (table["dataset"] == dataset) & (table["resolution"] == resolution) & (table["ipc"] == str(ipc))
+    return table[same & chosen]
 
 
 def summarise(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from hglad.data import RealData
 from hglad.errors import HgladError
+from hglad.finite import FiniteCheck
 from hglad.metrics import Metric
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.storage import read_metadata, read_tensors, write_tensors
 
 VERSION = 1  # raise when the same settings and seed give another set
+LOOK_EVERY = 10  # steps of a GPU between two looks at whether values are finite
 KINDS = ("pixels", "single", "hierarchical")
 
 
@@ -140,10 +142,17 @@ class SearchState:
     """State of the random generator."""
     history: tuple[tuple[int, int, float], ...]
     """(stage, step, distance) of every measured iterate."""
-    loss: float | None = None
-    """Loss of the matching objective at the last step."""
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    """What the objective logged at the last step, such as its loss; not saved."""
+    objective: dict[str, Tensor] = field(default_factory=dict)
+    """What the next step of the objective depends on."""
     decoded: Tensor | None = None
     """Images of this iterate where it was measured, else `None`; not saved."""
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of the matching objective at the last step; asking waits for the device."""
+        return self.logs["loss"].item() if self.logs else None
 
     @property
     def measured(self) -> bool:
@@ -178,6 +187,7 @@ class Search:
     ):
         self.prior, self.objective, self.metric, self.real = prior, objective, metric, real
         self.labels, self.settings, self.generator = labels, settings, generator
+        self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1)
         self.stages = plan_stages(kind, settings, prior.layers)
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
@@ -190,6 +200,7 @@ class Search:
             state = self._first_state()
             yield state
         self.generator.set_state(state.rng)
+        self.objective.load_state_dict(state.objective)
         while True:
             if state.step < self.stages[state.stage].steps:
                 state = self._step(state)
@@ -232,14 +243,15 @@ class Search:
 
     def _begin(self, stage: int, latents: Latents, **best) -> SearchState:
         still = latents.map(torch.zeros_like)
+        rng, objective = self.generator.get_state(), self.objective.state_dict()
         state = SearchState(
-            stage, 0, latents, still, None, latents, float("inf"), rng=self.generator.get_state(), **best
+            stage, 0, latents, still, None, latents, float("inf"), rng=rng, objective=objective, **best
         )
         return self._measure(state)
 
     def _step(self, state: SearchState) -> SearchState:
         stage = self.stages[state.stage]
-        gradient, loss = self._gradient(state)
+        gradient, logs = self._gradient(state)
         rates = state.rates or self._rates(state.latents, gradient, stage)
         velocity = _combine(lambda v, g: self.settings.momentum * v + g, state.velocity, gradient)
         moved = [
@@ -252,24 +264,25 @@ class Search:
             latents=Latents(*moved),
             velocity=velocity,
             rates=rates,
-            loss=loss,
+            logs=logs,
+            objective=self.objective.state_dict(),
             decoded=None,
             rng=self.generator.get_state(),
         )
         due = state.step % self.settings.select_every == 0 or state.step == stage.steps
         return self._measure(state) if due else state
 
-    def _gradient(self, state: SearchState) -> tuple[Latents, float]:
+    def _gradient(self, state: SearchState) -> tuple[Latents, dict[str, Tensor]]:
         """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
         variables = state.latents.map(lambda x: x.detach().requires_grad_())
         images = self.prior.decode(variables, self.stages[state.stage].layer)
-        self._check_finite(images, state)
         image_gradient, logs = self.objective.gradient(
             images.detach(), self.labels, self.real, self.generator
         )
+        self.finite.note(*self._place(state), images.detach(), logs["loss"], image_gradient)
         inputs = [x for x in _pair(variables) if x is not None]
         gradients = iter(torch.autograd.grad(images, inputs, image_gradient))
-        return variables.map(lambda _: next(gradients)), float(logs["loss"])
+        return variables.map(lambda _: next(gradients)), logs
 
     def _rates(self, latents: Latents, gradient: Latents, stage: Stage) -> tuple[float, float]:
         rates = (stage.lr_w, stage.lr_f)
@@ -284,7 +297,8 @@ class Search:
     def _measure(self, state: SearchState) -> SearchState:
         """Note the distance of this iterate and keep a copy of it if it is the best."""
         images = self.prior.decode(state.latents, self.stages[state.stage].layer).detach().clone()
-        self._check_finite(images, state)
+        self.finite.note(*self._place(state), images, torch.zeros((), device=images.device), images)
+        self.finite.look()
         distance = self.metric(images, self.labels)
         state = replace(state, decoded=images, history=(*state.history, (state.stage, state.step, distance)))
         newest = self.settings.selection == "last"
@@ -294,14 +308,11 @@ class Search:
             state = replace(state, images=images, distance=distance, best=(state.stage, state.step))
         return state
 
-    def _check_finite(self, images: Tensor, state: SearchState) -> None:
-        if not torch.isfinite(images).all():
-            name = self.stages[state.stage].name
-            key = "lr_pixels" if name == self.prior.layers[-1] else "lr_features"
-            raise HgladError(
-                f"images are not finite at step {state.step} of stage {name}: lower search.{key} "
-                f"({getattr(self.settings, key)})"
-            )
+    def _place(self, state: SearchState) -> tuple[str, str]:
+        """Where the search stands, and the setting most likely at fault if it breaks there."""
+        name = self.stages[state.stage].name
+        key = "lr_pixels" if name == self.prior.layers[-1] else "lr_features"
+        return f"step {state.step} of stage {name}", f"search.{key} ({getattr(self.settings, key)})"
 
 
 def _pair(latents: Latents) -> tuple[Tensor | None, Tensor | None]:
@@ -315,8 +326,9 @@ def _combine(function, first: Latents, second: Latents) -> Latents:
 
 
 LATENT_FIELDS = ("latents", "velocity", "stage_best")
+OBJECTIVE = "objective."  # prefix of the objective's state in a file
 TENSOR_FIELDS = ("images", "rng")
-PLAIN_FIELDS = ("stage", "step", "rates", "stage_distance", "distance", "best", "history", "loss")
+PLAIN_FIELDS = ("stage", "step", "rates", "stage_distance", "distance", "best", "history")
 
 
 def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -326,6 +338,7 @@ def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metad
         for part, value in asdict(getattr(state, name)).items():
             if value is not None:
                 tensors[f"{name}.{part}"] = value
+    tensors |= {f"{OBJECTIVE}{name}": value for name, value in state.objective.items()}
     plain = {name: getattr(state, name) for name in PLAIN_FIELDS}
     write_tensors(path, tensors, metadata | {"state": json.dumps(plain)})
 
@@ -339,11 +352,13 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
     tensors = {name: tensor.clone() for name, tensor in read_tensors(path, device).items()}
     plain = json.loads(read_metadata(path)["state"])
     latents = {name: Latents(tensors.get(f"{name}.w"), tensors.get(f"{name}.f")) for name in LATENT_FIELDS}
+    objective = {n.removeprefix(OBJECTIVE): x for n, x in tensors.items() if n.startswith(OBJECTIVE)}
     return SearchState(
+        objective=objective,
         images=tensors["images"],
         rng=tensors["rng"].cpu(),
         **latents,
-        **{key: plain[key] for key in ("stage", "step", "stage_distance", "distance", "loss")},
+        **{key: plain[key] for key in ("stage", "step", "stage_distance", "distance")},
         rates=plain["rates"] and tuple(plain["rates"]),
         best=tuple(plain["best"]),
         history=tuple((stage, step, distance) for stage, step, distance in plain["history"]),

@@ -137,7 +137,14 @@ class DistillTask:
         s = self.settings
         images = s.ipc * len(load_real(s.data).train.classes)
         through_generator = 0 if s.kind == "pixels" else 40
-        return s.search.steps * (images * (3 + through_generator) + s.surrogate.batch_real * images / s.ipc)
+        return s.search.steps * (images * (3 + through_generator) + self._matching(images))
+
+    def _matching(self, images: int) -> float:
+        """Images through the surrogate per step: F forward, 2 F backward, 9 F for a second derivative."""
+        s, real = self.settings, self.settings.surrogate.batch_real * images / self.settings.ipc
+        if s.objective == "mtt":
+            return 12 * images * s.options.get("student_steps", 20)
+        return 3 * real if s.objective == "dc" else real
 
     def done(self, store: Store) -> bool:
         """Whether the result is there."""

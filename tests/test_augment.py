@@ -139,6 +139,16 @@ def test_repeat_gives_every_image_of_a_class_the_same_transform(name):
     torch.testing.assert_close(twice, transform(images).repeat_interleave(2, dim=0))
 
 
+@pytest.mark.parametrize("name", [*NAMES, ""])
+def test_select_gives_the_transform_of_one_image(name):
+    transform = Augmentation(name).draw(3, (16, 16), seeded(2))
+    images = noise(3, 2, 16, 16)
+    for index, expected in enumerate(transform(images)):
+        torch.testing.assert_close(transform.select(index)(images[index : index + 1])[0], expected)
+        twice = transform.select(index).repeat(2)(images[index].expand(2, -1, -1, -1))
+        torch.testing.assert_close(twice, expected.expand(2, -1, -1, -1))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_images_of_a_batch_get_parameters_of_their_own(name):
     images = noise(1, 2, 16, 16).expand(20, -1, -1, -1)

@@ -110,8 +110,8 @@ def stop_at(monkeypatch, index: int) -> None:
     monkeypatch.setattr(module, "SAVE_EVERY", 0)
     note, seen = module._Progress.note, []
 
-    def noted(self, state):
-        note(self, state)
+    def noted(self, state, check):
+        note(self, state, check)
         seen.append(state)
         if len(seen) > index:
             raise Stopped
@@ -248,7 +248,7 @@ def profile(prior: str, **search):
         profile="tiny", prior=prior, data={"name": "digits", "resolution": 8}, networks={"main": network},
         surrogate={"network": network, "batch_real": 8}, search=search, metric={"network": network},
         sets={"objectives": ["dm"], "searches": ["pixels"], "ipc": [1], "seeds": [0]},
-        evaluation={}, studies={},
+        evaluation={}, studies={}, objectives={},
     )  # fmt: skip
 
 

@@ -43,7 +43,16 @@ PROFILE = {
         "objectives": ["dm"], "searches": ["pixels", "single", "hierarchical"],
         "ipc": [1, 2], "seeds": [0, 1],
     },
-    "studies": {"sweep_seeds": 1, "ablation_seeds": 2, "cross_seeds": 1},
+    "studies": {"sweep_seeds": 1, "ablation_seeds": 2, "matching_seeds": 1, "cross_seeds": 1},
+    "objectives": {
+        "dm": {},
+        "dc": {"options": {"outer_loops": 2, "inner_loops": 1}, "search": {"start": "noise"}},
+        "mtt": {
+            "options": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1},
+            "experts": {"count": 2, "epochs": 1},
+            "evaluation": {"epochs": 2},
+        },
+    },
 }  # fmt: skip
 
 
@@ -91,7 +100,8 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.search.layer}
     swept = len(others) * digits_profile.studies.sweep_seeds
     assert len(of_kind(tasks, ClassifierTask)) == 1
-    assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept
+    objectives = digits_profile.studies.matching_seeds * (len(digits_profile.objectives) - 1)  # dm is there
+    assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept + objectives
 
 
 def test_the_plan_of_the_default_profile_is_the_same_when_made_again(digits_profile):

@@ -10,9 +10,9 @@ SMALLEST = 4  # fewer images keep two cores waiting for each other
 def chunk_size(network: nn.Module, images: Tensor) -> int:
     """Images of a batch (n, ch, h, w) that pass through `network` together; on a GPU all of them.
 
-    Layers read and write whole batches of maps in turn: a batch whose maps stay in the processor's cache goes
-    through them about twice as fast as one that does not. A network that mixes the images of a batch, or draws
-    random numbers for it, gets the batch whole.
+    Layers read and write whole batches of maps in turn: a batch whose maps stay in the processor's cache
+    goes through them about twice as fast as one that does not. A network that mixes the images of a batch, or
+    draws random numbers for it, gets the batch whole.
     """
     if images.device.type != "cpu" or not separable(network):
         return len(images)

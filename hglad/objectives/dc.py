@@ -1,4 +1,4 @@
-"""Gradient matching (Dataset Condensation; Zhao et al., ICLR 2021): weight gradients of a network in training."""
+"""Gradient matching (Dataset Condensation, DC; Zhao et al., ICLR 2021): the same weight gradients."""
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +47,20 @@ class GradientMatching:
     """`network` becomes the objective's own: drawn anew, matched, trained on the images, matched again.
 
     Args:
-        network: surrogate. Batch norm takes its statistics from real images of all classes and is then frozen;
-            dropout is off.
+        network: surrogate. Batch norm takes its statistics from real images of all classes and is then
+            frozen; dropout is off.
         augmentation: DSA strategies joined by "_", the same transform for both sides of a class; "" as in DC.
         batch_real: real images per class and step.
         distance: "layerwise_cosine" (DC), "cosine" or "mse".
-        outer_loops: matching steps per drawn network; none: as DC for the ipc, 1 as in H-GLaD's released code.
-        inner_loops: epochs of training on the images between two of them; none: as DC.
+        outer_loops: matching steps per drawn network; none: as DC for the ipc (H-GLaD's code: 1).
+        inner_loops: epochs of training on the images between two of them; none: as DC for the ipc.
         lr_network: learning rate of that training, plain SGD. Source: DC.
         batch_network: images per step of that training. Source: DC.
         precision: of the real side, "float32" or "bfloat16".
         compile: compile the second derivative.
     """
+
+    name = "dc"
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Derivatives of the classification loss that matching objectives need, in chunks that a processor's cache holds.
+"""Derivatives of the classification loss that matching objectives need.
 
-L(theta, x) is the mean cross-entropy of a batch. DC and MTT pull a direction u in weight space back to the images:
-d<dL/dtheta, u>/dx. Two ways give the same numbers: double backward, the readable one, and forward over reverse
-(the derivative of dL/dx along theta + t u), which `torch.compile` accepts and is faster once compiled.
+L(theta, x) is the mean cross-entropy of a batch. DC and MTT pull a direction u in weight space back to the
+images: d<dL/dtheta, u>/dx. Two ways give the same numbers: double backward, the readable one, and forward
+over reverse (the derivative of dL/dx along theta + t u), which `torch.compile` accepts and makes faster.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ Weights = tuple[Tensor, ...]  # in the order of network.parameters()
 class Derivatives:
     """Derivatives of the loss of `network` at weights that are given, not its own.
 
-    The network is put in eval mode: no dropout. Batch norm takes the statistics that it holds, or those of the
-    batch when it holds none (`use_batch_statistics`).
+    The network is put in eval mode: no dropout. Batch norm takes the statistics that it holds, or those of
+    the batch when it holds none (`use_batch_statistics`).
     """
 
     def __init__(self, network: nn.Module, compile: bool = False) -> None:
@@ -52,7 +52,7 @@ class Derivatives:
     def products(
         self, weights: Weights, direction: Weights, images: Tensor, labels: Tensor, hessian: bool = False
     ) -> tuple[Weights, Tensor, Weights | None]:
-        """dL/dtheta, d<dL/dtheta, u>/dx (n, ch, h, w) and, if asked for, the Hessian product d<dL/dtheta, u>/dtheta."""
+        """dL/dtheta, d<dL/dtheta, u>/dx (n, ch, h, w) and, if asked for, d<dL/dtheta, u>/dtheta."""
         gradients, image_parts, curvature = None, [], None
         for part, target in self._chunks(images.detach(), labels):
             first, mixed, second = self._products(weights, direction, part, target, len(labels), hessian)
@@ -77,7 +77,7 @@ class Derivatives:
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise HgladError(
-                f"the second derivative does not compile: {reason}; install a C++ compiler or set compile: false"
+                f"the second derivative does not compile: {reason}; install a C++ compiler or unset it"
             ) from error
 
 

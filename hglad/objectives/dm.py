@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hglad.augment import DSA, Augmentation
+from hglad.networks.chunks import chunk_size
 from hglad.networks.initialise import dropout_from, initialise
 from hglad.networks.registry import Classifier, require
-from hglad.networks.chunks import chunk_size
 from hglad.objectives.precision import first_order
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 
@@ -27,7 +27,7 @@ def mean_embedding(network: Classifier, real: Tensor) -> Tensor:
     """(class, batch, ch, h, w) -> (class, feature), in as many chunks as the processor's cache asks for."""
     flat = real.flatten(0, 1)
     parts = [network.embed(part) for part in flat.split(chunk_size(network, flat))]
-    return torch.cat(parts).float().unflatten(0, real.shape[:2]).mean(dim=1)
+    return torch.cat(parts).to(real.dtype).unflatten(0, real.shape[:2]).mean(dim=1)
 
 
 @register_objective("dm")
@@ -38,6 +38,8 @@ class DistributionMatching:
     joined by "_", "" for none) with parameters per class, the same for its real and distilled images.
     `precision` is that of the real side, "float32" or "bfloat16".
     """
+
+    name = "dm"
 
     def __init__(
         self, network: Classifier, augmentation: str = DSA, batch_real: int = 256, precision: str = "float32"

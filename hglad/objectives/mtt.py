@@ -1,4 +1,4 @@
-"""Trajectory matching (Cazenavette et al., CVPR 2022): students trained on the images end where experts do."""
+"""Trajectory matching (MTT; Cazenavette et al., CVPR 2022): students should end where experts do."""
 
 from dataclasses import dataclass
 
@@ -66,8 +66,9 @@ def match_full(
 ) -> Matched:
     """Exact gradient, by the adjoint of SGD: weights of all steps are kept, activations of one.
 
-    theta_{i+1} = theta_i - lr g_i; with a_{i+1} = dLoss/dtheta_{i+1}: a_i = a_{i+1} - lr H_i a_{i+1}. `views[i]()`
-    gives the input of step i and what pulls its gradient back to the images; `labels[i]` its labels.
+    theta_{i+1} = theta_i - lr g_i; with a_{i+1} = dLoss/dtheta_{i+1}: a_i = a_{i+1} - lr H_i a_{i+1}.
+    `views[i]()` gives the input of step i, and the function that pulls its gradient back to the images;
+    `labels[i]` are its labels.
     """
     trail = [start]
     for view, target_labels in zip(views, labels, strict=True):
@@ -128,6 +129,8 @@ class TrajectoryMatching:
     Raises:
         HgladError: experts of another network or too short, an unknown form, numbers out of range.
     """
+
+    name = "mtt"
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ class RealBatches(Protocol):
 class Objective(Protocol):
     """A matching objective: how the images should change to train networks as the real set does."""
 
+    name: str
+
     def gradient(
         self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
