@@ -275,6 +275,8 @@ class _Progress:
             self.kept.append(to_uint8(state.decoded).cpu())
         if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:
             check()
+            if not state.finite:
+                return  # the next step says so, and the last good state stays
             extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
             save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
             self.saved = time.monotonic()

@@ -176,6 +176,7 @@ class Experts:
                 f"{len(there)} experts in {folder}, expected {count or 'at least 1'}; make them with "
                 "hglad experts"
             )
+        self.kept: dict[tuple[int, int, str], Weights] = {}  # on a GPU, where a copy from disk waits
         self.shapes = [_read(path, _shapes) for path in self.files]
 
     def __len__(self) -> int:
@@ -213,7 +214,12 @@ class Experts:
         def epoch_of(file) -> Weights:
             return {name: file.get_slice(name)[epoch].to(device, copy=True) for name in self.shapes[index]}
 
-        return _read(self.files[index], epoch_of)
+        if torch.device(device).type == "cpu":
+            return _read(self.files[index], epoch_of)
+        key = (index, epoch, str(device))
+        if key not in self.kept:
+            self.kept[key] = _read(self.files[index], epoch_of)
+        return self.kept[key]
 
     def draw(
         self,

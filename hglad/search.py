@@ -155,6 +155,12 @@ class SearchState:
         return self.logs["loss"].item() if self.logs else None
 
     @property
+    def finite(self) -> bool:
+        """Whether the next step can start from here; asking waits for the device."""
+        tensors = [x for latents in (self.latents, self.velocity) for x in _pair(latents) if x is not None]
+        return all(bool(x.isfinite().all()) for x in tensors)
+
+    @property
     def measured(self) -> bool:
         """Whether the distance of this iterate is in the history."""
         return bool(self.history) and self.history[-1][:2] == (self.stage, self.step)

@@ -115,7 +115,7 @@ class GradientMatching:
     def _match(self, group: Tensor, real: Tensor, index: int, view) -> tuple[Tensor, Tensor]:
         """Image gradient (ipc, ch, h, w) and distance of one class."""
         weights = tuple(parameter.detach() for parameter in self.network.parameters())
-        label = torch.tensor(index, device=group.device)
+        label = torch.full((), index, device=group.device)
         with self.first_order(group.device):
             target = self.derivatives.gradient(weights, real, label.expand(len(real)))
         group = group.requires_grad_()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hglad.errors import HgladError
 from hglad.networks.chunks import chunk_size
@@ -81,6 +82,7 @@ class Derivatives:
             ) from error
 
 
+@sdpa_kernel(SDPBackend.MATH)  # the fused attention of a processor has no second derivative
 def double_backward(loss, weights, direction, images, labels, total, hessian):
     """Backward through the backward pass: the reference."""
     weights = tuple(weight.detach().requires_grad_() for weight in weights)
