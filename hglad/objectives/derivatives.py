@@ -38,7 +38,8 @@ class Derivatives:
     def loss(self, weights: Weights, images: Tensor, labels: Tensor, total: int) -> Tensor:
         """Sum of the cross-entropy of a chunk over the size of its batch."""
         named = dict(zip(self.names, weights, strict=True))
-        logits = functional_call(self.network, named, (images,))
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative on a processor
+            logits = functional_call(self.network, named, (images,))
         return F.cross_entropy(logits, labels, reduction="sum") / total
 
     def gradient(self, weights: Weights, images: Tensor, labels: Tensor) -> Weights:
@@ -82,7 +83,6 @@ class Derivatives:
             ) from error
 
 
-@sdpa_kernel(SDPBackend.MATH)  # the fused attention of a processor has no second derivative
 def double_backward(loss, weights, direction, images, labels, total, hessian):
     """Backward through the backward pass: the reference."""
     weights = tuple(weight.detach().requires_grad_() for weight in weights)
