@@ -7,6 +7,7 @@ from pathlib import Path
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
 
+DEFAULT = "book/results/digits/"  # in the table of contents; the pages of another profile take this place
 COMMAND = "from jupyter_book.cli.main import main; main()"
 
 
@@ -44,6 +45,7 @@ def _stage(source: Path, notebooks: Path, profile: str) -> None:
         raise HgladError(f"no executed notebooks in {notebooks}: expected some from hglad notebooks")
     files = {path.relative_to(PROJECT): path for path in _pages()}
     files |= {Path("book", "results", profile, path.name): path for path in executed}
+    files |= {path.relative_to(PROJECT): path for path in _other_results()}
     for path in source.rglob("*"):
         if path.is_file() and path.relative_to(source) not in files and path.name != "_toc.yml":
             path.unlink()
@@ -58,12 +60,23 @@ def _pages() -> list[Path]:
     return [PROJECT / "_config.yml", *(page for page in pages if not page.is_relative_to(results))]
 
 
+def _other_results() -> list[Path]:
+    """Committed notebooks in the table of contents that belong to no profile that is shown in turn."""
+    pages = [
+        line.split("- file: ")[1]
+        for line in (PROJECT / "_toc.yml").read_text().splitlines()
+        if "- file: " in line
+    ]
+    other = [page for page in pages if page.startswith("book/results/") and DEFAULT not in page]
+    return [PROJECT / f"{page}.ipynb" for page in other]
+
+
 def _of_profile(path: Path, profile: str) -> bytes:
     """Content of a page, its links to the notebooks of the default profile turned to those of this one."""
     if path.suffix not in (".md", ".yml"):
         return path.read_bytes()
     text = path.read_text().replace("(digits)", f"({profile})")
-    for link in ("book/results/digits/", "{doc}`results/digits/"):
+    for link in (DEFAULT, "{doc}`results/digits/"):
         text = text.replace(link, link.replace("digits", profile))
     return text.encode()
 
