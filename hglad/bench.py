@@ -66,7 +66,7 @@ class Suite:
         """All cases; raises `HgladError` for an unknown suite and where there is no checkout."""
         if not self.folder.is_dir():
             raise HgladError(f"no folder {self.folder}: benchmarks need a checkout; run hglad from one")
-        names = sorted(path.stem for path in self.folder.glob("*.py"))
+        names = sorted(path.stem for path in self.folder.glob("*.py") if "\ndef cases(" in path.read_text())
         if self.name not in names:
             raise unknown("suite", self.name, names)
         return _module(self.folder / f"{self.name}.py").cases(self.device, self.quick)

@@ -125,7 +125,7 @@ def _experts(options) -> None:
 
     profile = read_profile(options.config)
     settings = profile.objective("mtt").experts or ExpertSettings()
-    settings = replace(settings, count=options.count or settings.count)
+    settings = replace(settings, count=settings.count if options.count is None else options.count)
     store = Store.of_profile(profile.profile, options.results)
     tasks = expert_tasks(profile.data, profile.surrogate.network, settings)
     run_all(tasks, store, options.cores, options.device)

@@ -1,7 +1,8 @@
 """Distil one set: load what the settings name, run the search, keep the selected iterate."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from hglad import experts as expert_trajectories
 from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
-from hglad.experts import Experts, ExpertSettings
+from hglad.experts import Experts, ExpertSettings, experts_key
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
@@ -85,6 +86,10 @@ class DistillationSettings:
         if kind == "pixels":
             settings = replace(settings, average=1)  # there are no latents to average
         prior = "pixels" if kind == "pixels" else profile.prior
+        if prior is None:
+            raise HgladError(
+                f"profile {profile.profile!r} has no prior for the search {kind!r}: take pixels or name one"
+            )
         return cls(
             profile.data,
             prior,
@@ -191,7 +196,7 @@ def distill(
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
     progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
     state = start = progress.load()
-    with progress_bar(settings.search.steps, "search", "step", show) as bar:
+    with progress_bar(settings.search.steps, "search", "step", show) as bar, progress.kept_on_error():
         for state in run.run(start):  # none is left when the run was stopped behind its last step
             progress.note(state, run.finite.look)
             bar.update(run.steps_done(state) - bar.n)
@@ -200,6 +205,7 @@ def distill(
         "stages": [asdict(stage) for stage in run.stages],
         "distance": state.distance,
         "best": {"stage": state.best[0], "step": state.best[1]},
+        "logs": {name: value.item() for name, value in state.logs.items()},
         "history": state.history,
         "data_hash": data_hash(settings.data),
         "prior_hash": prior_hash(settings.prior),
@@ -238,6 +244,7 @@ def _objective(
                 "and pass their folder"
             )
         shared["experts"] = Experts(experts, settings.experts.count)
+        shared["experts"].check_key(experts_key(settings.experts, surrogate.network, real))
     shared = {name: value for name, value in shared.items() if name in known}
     return create_objective(settings.objective, **shared, **settings.options)
 
@@ -254,6 +261,7 @@ class _Progress:
     def __init__(self, file: Path | None, key: str, keep_iterates: bool, device: str):
         self.file, self.key, self.keep = file, key, keep_iterates
         self.kept: list[Tensor] = []
+        self.newest: SearchState | None = None
         self.before, self.watch, self.saved = 0.0, Stopwatch(device), time.monotonic()
         self.device = device
 
@@ -273,13 +281,27 @@ class _Progress:
         """Keep the iterate where asked to; `check` and save the state when the last one is old enough."""
         if self.keep and state.decoded is not None:
             self.kept.append(to_uint8(state.decoded).cpu())
+        self.newest = state
         if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:
             check()
-            if not state.finite:
-                return  # the next step says so, and the last good state stays
-            extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
-            save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
-            self.saved = time.monotonic()
+            self._save(state)
+
+    def _save(self, state: SearchState) -> None:
+        if not state.finite:
+            return  # the next step says so, and the last good state stays
+        extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
+        save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
+        self.saved = time.monotonic()
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Save the newest state when the run breaks, if it is good."""
+        try:
+            yield
+        except HgladError:
+            if self.file is not None and self.newest is not None:
+                self._save(self.newest)
+            raise
 
     @property
     def seconds(self) -> float:

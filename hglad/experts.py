@@ -60,7 +60,7 @@ class ExpertSettings:
         )
 
 
-def experts_key(settings: ExpertSettings, network: dict, data_hash: str) -> str:
+def experts_key(settings: ExpertSettings, network: dict, real: RealData) -> str:
     """Fingerprint of a set of experts, however many of them: more can be added later."""
     versions = {
         "experts": VERSION,
@@ -68,7 +68,7 @@ def experts_key(settings: ExpertSettings, network: dict, data_hash: str) -> str:
         "augment": augment.VERSION,
         "network": NETWORKS.version(network["name"]),
     }
-    return fingerprint(replace(settings, count=1), network, data_hash, versions)
+    return fingerprint(replace(settings, count=1), network, real.content_hash, versions)
 
 
 def expert_file(folder: Path | str, index: int) -> Path:
@@ -97,12 +97,15 @@ def train_expert(
         HgladError: settings that do not fit, a loss that is not finite, a file that cannot be written.
     """
     watch, path = Stopwatch(real.images.device), expert_file(folder, index)
+    if path.is_file():  # another process was faster
+        return
+    key = experts_key(settings, network, real)
     rng = torch.Generator(real.images.device).manual_seed(derive_seed("expert", index))
     model = create_network(
         image_shape=real.image_shape, classes=len(real.classes), generator=rng, **network
     ).to(real.images.device)
     draft, saved = path.with_suffix(".state"), time.monotonic()
-    trajectory = _resume(draft, model, rng) or [_weights(model)]
+    trajectory, before = _resume(draft, key, model, rng) or ([_weights(model)], 0.0)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, foreach=True)
     model.train()
     for epoch in range(len(trajectory) - 1, settings.epochs):
@@ -113,12 +116,13 @@ def train_expert(
         check_losses(losses, epoch, settings.lr)
         trajectory.append(_weights(model))
         if time.monotonic() - saved > SAVE_EVERY and epoch + 1 < settings.epochs:
-            _save_state(draft, trajectory, model, rng)
+            _save_state(draft, trajectory, model, rng, {"key": key, "seconds": str(before + watch.seconds)})
             saved = time.monotonic()
         if progress is not None:
             progress()
     card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
-    metadata = {"card": json.dumps(card | {"provenance": watch.provenance()})}
+    provenance = watch.provenance() | {"seconds": round(before + watch.seconds, 2)}
+    metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
     write_expert(path, stack(trajectory), metadata)
     draft.unlink(missing_ok=True)
 
@@ -137,22 +141,31 @@ def write_expert(path: Path | str, trajectory: Weights, metadata: dict[str, str]
     write_tensors(path, trajectory, metadata)
 
 
-def _save_state(path: Path, trajectory: list[Weights], model: nn.Module, rng: torch.Generator) -> None:
+def _save_state(
+    path: Path, trajectory: list[Weights], model: nn.Module, rng: torch.Generator, metadata: dict[str, str]
+) -> None:
     buffers = {f"{STATE}{name}": buffer for name, buffer in model.named_buffers()}
-    write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()})
+    write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()}, metadata)
 
 
-def _resume(path: Path, model: nn.Module, rng: torch.Generator) -> list[Weights] | None:
-    """Put the model and the random generator where a stopped training was; the trajectory up to there."""
+def _resume(
+    path: Path, key: str, model: nn.Module, rng: torch.Generator
+) -> tuple[list[Weights], float] | None:
+    """Put the model and the random generator where a stopped training was; the trajectory and seconds so far.
+
+    None where there is no state, or one of other settings, data or kind of device.
+    """
     if not path.is_file():
         return None
-    tensors = read_tensors(path)
+    metadata, tensors = read_metadata(path), read_tensors(path)
+    if metadata.get("key") != key or len(tensors[f"{STATE}rng"]) != len(rng.get_state()):
+        return None
     rng.set_state(tensors.pop(f"{STATE}rng"))
     kept = {name[len(STATE) :]: tensors.pop(name) for name in list(tensors) if name.startswith(STATE)}
     epochs = len(next(iter(tensors.values())))
     trajectory = [{name: tensors[name][epoch].clone() for name in tensors} for epoch in range(epochs)]
     model.load_state_dict(trajectory[-1] | kept)
-    return trajectory
+    return trajectory, float(metadata["seconds"])
 
 
 class Experts:
@@ -172,10 +185,8 @@ class Experts:
         self.files = there if count is None else [expert_file(folder, index) for index in range(count)]
         missing = [path.name for path in self.files if path not in there]
         if missing or not there:
-            raise HgladError(
-                f"{len(there)} experts in {folder}, expected {count or 'at least 1'}; make them with "
-                "hglad experts"
-            )
+            name = missing[0] if missing else expert_file(folder, 0).name
+            raise HgladError(f"no {name} among {len(there)} experts in {folder}; make it with hglad experts")
         self.kept: dict[tuple[int, int, str], Weights] = {}  # on a GPU, where a copy from disk waits
         self.shapes = [_read(path, _shapes) for path in self.files]
 
@@ -186,6 +197,16 @@ class Experts:
     def epochs(self) -> int:
         """Epochs that every expert has trained for: the fewest of them."""
         return min(shape[0] for shapes in self.shapes for shape in shapes.values()) - 1
+
+    def check_key(self, key: str) -> None:
+        """Raise `HgladError` when an expert says that it was made with other settings or data."""
+        for path in self.files:
+            found = read_metadata(path).get("key", key)
+            if found != key:
+                raise HgladError(
+                    f"the expert {path} has the fingerprint {found}, expected {key}: other settings, network "
+                    "or data; make experts of this profile with hglad experts"
+                )
 
     def check(self, network: nn.Module) -> None:
         """Raise `HgladError` unless names and shapes are those of `network`'s parameters."""

@@ -1,5 +1,7 @@
 """Stop a search at values that are not finite, without waiting for a GPU at every step."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,11 @@ class FiniteCheck:
     Args:
         objective: name of the matching objective, for the message.
         every: steps between two looks; each look waits for the device.
+        rates: learning rates of the objective's own, which may be at fault, too.
     """
 
-    def __init__(self, objective: str, every: int) -> None:
-        self.objective, self.every = objective, every
+    def __init__(self, objective: str, every: int, rates: tuple[str, ...] = ()) -> None:
+        self.objective, self.every, self.rates = objective, every, rates
         self.places: list[tuple[str, str]] = []  # (where, what to lower)
         self.numbers: list[Tensor] = []  # (3,) each: loss, broken values of the gradient, of the images
 
@@ -36,8 +39,9 @@ class FiniteCheck:
         for (where, mend), (loss, gradient, images) in zip(places, rows, strict=True):
             if images:
                 raise HgladError(f"images are not finite at {where} ({int(images)} values): lower {mend}")
-            if gradient or loss - loss != 0:
+            if gradient or not isfinite(loss):
                 values = f", its gradient has {int(gradient)} values that are not finite" if gradient else ""
                 raise HgladError(
-                    f"objective {self.objective!r} has the loss {loss:g}{values} at {where}: lower {mend}"
+                    f"objective {self.objective!r} has the loss {loss:g}{values} at {where}: lower "
+                    + " or ".join((mend, *self.rates))
                 )

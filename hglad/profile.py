@@ -1,8 +1,9 @@
 """A profile: one YAML file whose keys are also the parameters of every notebook."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hglad.augment import Augmentation
 from hglad.data import DataSettings
@@ -13,7 +14,7 @@ from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.objectives.registry import SHARED
 from hglad.search import KINDS, SearchSettings
-from hglad.settings import from_dict, read_yaml, suggestion
+from hglad.settings import convert, from_dict, read_yaml, suggestion
 from hglad.training import TrainingSettings
 
 
@@ -148,6 +149,7 @@ class Profile:
             if option not in known:
                 hint = suggestion(option, known)
                 raise HgladError(f"unknown key 'objectives.{name}.options.{option}': {hint}")
+        _check_options(name, settings)
         changed(self.search, settings.search, f"objectives.{name}.search.")
         changed(self.evaluation.training, settings.evaluation, f"objectives.{name}.evaluation.")
         return settings
@@ -163,6 +165,29 @@ class Profile:
         _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
         _check_whole("sets.ipc", self.sets["ipc"], 1)
         _check_whole("sets.seeds", self.sets["seeds"], 0)
+
+
+def _check_options(name: str, settings: ObjectiveSettings) -> None:
+    """Types of the options, and whether experts are there and long enough for them."""
+    factory, key = OBJECTIVES.factories[name], f"objectives.{name}"
+    hints = get_type_hints(factory.__init__)
+    for option, value in settings.options.items():
+        convert(hints[option], value, f"{key}.options.{option}")
+    if settings.experts is None:
+        return
+    parameters = inspect.signature(factory).parameters
+    if "experts" not in parameters:
+        raise HgladError(f"{key}.experts is set, but {name} takes none: remove it")
+    usual = {option: parameters[option].default for option in ("max_start_epoch", "expert_epochs")}
+    start, further = (
+        (usual | settings.options)["max_start_epoch"],
+        (usual | settings.options)["expert_epochs"],
+    )
+    if start - 1 + further > settings.experts.epochs:
+        raise HgladError(
+            f"{key}.experts.epochs is {settings.experts.epochs}: a start below {start} and {further} more "
+            f"need {start - 1 + further}"
+        )
 
 
 def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:

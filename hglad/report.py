@@ -140,7 +140,9 @@ def _published(numbers: pd.DataFrame, objective: str) -> str:
 
 def protocol_table(laboratory: Laboratory) -> Table:
     """How each objective was run and what it took: distillation, then the training of the evaluation."""
-    cards = {card["settings"]["objective"]: card for card in laboratory.cards()}
+    cards: dict[str, list[dict]] = {}
+    for card in laboratory.cards():
+        cards.setdefault(card["settings"]["objective"], []).append(card)
     tasks = {task.distilled.objective: task for task in laboratory.experiment.evaluations if task.distilled}
     columns = {
         objective_label(name): _protocol(cards[name], tasks[name]) for name in laboratory.profile.objectives
@@ -148,14 +150,15 @@ def protocol_table(laboratory: Laboratory) -> Table:
     return Table(pd.DataFrame(columns), index=True)
 
 
-def _protocol(card: dict, task: EvaluateTask) -> dict[str, str]:
-    settings, seconds = card["settings"], card["provenance"]["seconds"]
+def _protocol(cards: list[dict], task: EvaluateTask) -> dict[str, str]:
+    settings = cards[0]["settings"]
+    seconds = sum(card["provenance"]["seconds"] for card in cards) / len(cards)
     search, surrogate, training = settings["search"], settings["surrogate"], task.training
     unit = "of |x| / |gradient|" if search["rates"] == "relative" else ""
     return {
         "steps": f"{search['steps']}",
-        "time of the first run": f"{_duration(seconds)} ({seconds / search['steps']:.2f} s a step)",
-        "processor": card["provenance"]["device"],
+        "mean time of a run": f"{_duration(seconds)} ({seconds / search['steps']:.2f} s a step)",
+        "device": _joined(card["provenance"]["device"] for card in cards),
         "start": "real images" if search["start"] == "real" else "noise",
         "rate of the pixels": f"{search['lr_pixels']:g} {unit}".strip(),
         "augmentation": surrogate["augmentation"].replace("_", ", ") or "none",

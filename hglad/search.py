@@ -157,8 +157,8 @@ class SearchState:
     @property
     def finite(self) -> bool:
         """Whether the next step can start from here; asking waits for the device."""
-        tensors = [x for latents in (self.latents, self.velocity) for x in _pair(latents) if x is not None]
-        return all(bool(x.isfinite().all()) for x in tensors)
+        latents = [x for pair in (self.latents, self.velocity) for x in _pair(pair) if x is not None]
+        return all(bool(x.isfinite().all()) for x in (*latents, *self.objective.values()))
 
     @property
     def measured(self) -> bool:
@@ -193,7 +193,7 @@ class Search:
     ):
         self.prior, self.objective, self.metric, self.real = prior, objective, metric, real
         self.labels, self.settings, self.generator = labels, settings, generator
-        self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1)
+        self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1, objective.rates)
         self.stages = plan_stages(kind, settings, prior.layers)
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:

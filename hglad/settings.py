@@ -48,7 +48,7 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise HgladError(f"key '{where}{missing[0]}' is missing: expected {_type_name(hints[missing[0]])}")
-    return cls(**{key: _convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+    return cls(**{key: convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
 
 
 def read_yaml(cls: type, path: Path | str) -> Any:
@@ -78,19 +78,20 @@ def _type_name(hint: Any) -> str:
     return hint.__name__ if plain else str(hint).replace("typing.", "")
 
 
-def _convert(hint: Any, value: Any, key: str) -> Any:
+def convert(hint: Any, value: Any, key: str) -> Any:
+    """A plain value as the type `hint` asks for; raises `HgladError` naming `key` for another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
-        return _convert(next(option for option in arguments if option is not types.NoneType), value, key)
+        return convert(next(option for option in arguments if option is not types.NoneType), value, key)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_dict(hint, value, f"{key}.")
     if origin is tuple and isinstance(value, (list, tuple)):
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(items) == len(value):
             return tuple(
-                _convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
+                convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
             )
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -91,7 +91,7 @@ class ExpertTask:
     @cached_property
     def folder_key(self) -> str:
         """Fingerprint of the set of experts that this one belongs to."""
-        return experts_key(self.experts, self.network, data_hash(self.data))
+        return experts_key(self.experts, self.network, load_real(self.data).train)
 
     @property
     def cost(self) -> float:

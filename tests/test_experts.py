@@ -163,13 +163,14 @@ def test_impossible_settings_are_a_clear_error(settings, message):
         ExpertSettings(**settings)
 
 
-def test_the_key_follows_from_everything_but_the_number_of_experts():
-    key = experts_key(SETTINGS, CONVNET, "abc")
-    assert experts_key(replace(SETTINGS, count=7), CONVNET, "abc") == key
+def test_the_key_follows_from_everything_but_the_number_of_experts(few_digits):
+    real = few_digits
+    key = experts_key(SETTINGS, CONVNET, real)
+    assert experts_key(replace(SETTINGS, count=7), CONVNET, real) == key
     others = [
-        experts_key(replace(SETTINGS, epochs=5), CONVNET, "abc"),
-        experts_key(SETTINGS, CONVNET | {"width": 5}, "abc"),
-        experts_key(SETTINGS, CONVNET, "abd"),
+        experts_key(replace(SETTINGS, epochs=5), CONVNET, real),
+        experts_key(SETTINGS, CONVNET | {"width": 5}, real),
+        experts_key(SETTINGS, CONVNET, real.split(0.5, 0)[0]),
     ]
     assert len({key, *others}) == 4
 
@@ -223,9 +224,9 @@ def test_experts_of_another_network_are_refused_by_name_and_shape(folder, option
 
 def test_missing_experts_are_a_clear_error(folder, tmp_path):
     for path, count, message in (
-        (tmp_path, None, "0 experts in .*, expected at least 1; make them with hglad experts"),
-        (tmp_path / "none", 3, "0 experts in .*, expected 3"),
-        (folder, 3, "2 experts in .*, expected 3"),
+        (tmp_path, None, "no expert-000.safetensors among 0 experts in .*; make it with hglad experts"),
+        (tmp_path / "none", 3, "no expert-000.safetensors among 0 experts"),
+        (folder, 3, "no expert-002.safetensors among 2 experts"),
     ):
         with pytest.raises(HgladError, match=message):
             Experts(path, count)
@@ -273,3 +274,38 @@ def test_draws_follow_from_the_generator(folder):
 
 def test_golden_values_of_the_experts(folder, check_golden):
     check_golden("experts", experts.VERSION, GOLDEN, [flat(Experts(folder).weights(0, 4)).norm().item()])
+
+
+def test_experts_of_other_settings_are_refused(folder, few_digits):
+    real = few_digits
+    there = Experts(folder)
+    there.check_key(experts_key(SETTINGS, CONVNET, real))
+    other = experts_key(replace(SETTINGS, lr=0.5), CONVNET, real)
+    with pytest.raises(HgladError, match=f"expert-000.safetensors has the fingerprint .*, expected {other}"):
+        there.check_key(other)
+
+
+def test_a_state_of_other_settings_is_left_alone(tmp_path, monkeypatch, few_digits):
+    """The same folder, another rate: the expert starts afresh."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stopped
+
+    monkeypatch.setattr(experts, "SAVE_EVERY", -1)
+    real = few_digits
+    with pytest.raises(Stopped):
+        train_expert(SETTINGS, CONVNET, real, 0, tmp_path / "a", stop)
+    other = replace(SETTINGS, lr=0.5)
+    train_expert(other, CONVNET, real, 0, tmp_path / "a")
+    train_expert(other, CONVNET, real, 0, tmp_path / "b")
+    first, second = (read_tensors(expert_file(tmp_path / name, 0)) for name in "ab")
+    assert same(first, second)
+
+
+def test_an_expert_that_is_there_is_left_alone(folder, few_digits):
+    before = expert_file(folder, 0).stat().st_mtime_ns
+    train_expert(SETTINGS, CONVNET, few_digits, 0, folder)
+    assert expert_file(folder, 0).stat().st_mtime_ns == before

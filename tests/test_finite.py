@@ -106,6 +106,7 @@ class Breaks:
     """An objective whose gradient is not finite from one step on."""
 
     name = "breaks"
+    rates = ("own_rate",)
 
     def __init__(self, step: int) -> None:
         self.left = step
@@ -131,7 +132,7 @@ def test_a_search_names_the_objective_and_the_setting(make_search, every):
         list(run.run())
     assert str(error.value) == (
         "objective 'breaks' has the loss 1, its gradient has 640 values that are not finite at step 3 of "
-        "stage pixels: lower search.lr_pixels (0.5)"
+        "stage pixels: lower search.lr_pixels (0.5) or own_rate"
     )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
+from hglad.experiments import experiments_of
 from hglad.paths import PROJECT, results_folder
 from hglad.priors.train import PriorSettings, read_prior_settings
 from hglad.profile import Profile, profile_from, read_profile
@@ -204,3 +206,52 @@ def test_paths_are_the_package_s_not_the_caller_s(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert Path(PROJECT, "configs", "digits.yaml").is_file()
     assert read_profile(PROJECT / "configs" / "digits.yaml").profile == "digits"
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ({"dn": {}}, "unknown objective 'dn'"),
+        ({"dc": {"option": {}}}, "unknown key 'objectives.dc.option': did you mean 'options'"),
+        (
+            {"dc": {"options": {"distanze": "mse"}}},
+            "unknown key 'objectives.dc.options.distanze'",
+        ),
+        ({"dc": {"options": {"network": {}}}}, "unknown key 'objectives.dc.options.network'"),
+        (
+            {"dc": {"options": {"outer_loops": "1"}}},
+            "objectives.dc.options.outer_loops is '1' (str)",
+        ),
+        ({"dc": {"search": {"lr_pixel": 1.0}}}, "unknown key 'objectives.dc.search.lr_pixel': did you mean"),
+        ({"dc": {"evaluation": {"epochs": 0}}}, "epochs"),
+        ({"dm": {"experts": {"count": 1}}}, "objectives.dm.experts is set, but dm takes none: remove it"),
+        ({"mtt": {"options": {"lr_student_lr": "1e-6"}}}, "YAML reads 1e-2 as text: write 1.0e-2"),
+        (
+            {"mtt": {"options": {"max_start_epoch": 5}, "experts": {"epochs": 4}}},
+            "objectives.mtt.experts.epochs is 4: a start below 5 and 3 more need 7",
+        ),
+    ],
+)
+def test_what_an_objective_cannot_take_is_a_clear_error(objectives, message):
+    with pytest.raises(HgladError) as error:
+        profile_from(**DIGITS | {"objectives": objectives})
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_of_an_objective_change_only_its_own_runs():
+    profile = profile_from(
+        **DIGITS | {"objectives": {"dc": {"search": {"steps": 7}, "augmentation": "flip"}}}
+    )
+    dc, dm = (DistillationSettings.of(profile, name, "pixels", 1, 0) for name in ("dc", "dm"))
+    assert (dc.search.steps, dc.surrogate.augmentation) == (7, "flip")
+    assert (dm.search, dm.surrogate) == (profile.search, profile.surrogate)
+
+
+def test_a_profile_without_a_prior_has_pixels_only():
+    without = DIGITS | {"prior": None}
+    with pytest.raises(HgladError, match="without a prior: expected \\['pixels'\\]"):
+        profile_from(**without)
+    profile = profile_from(**without | {"sets": DIGITS["sets"] | {"searches": ["pixels"]}})
+    assert experiments_of(profile) == ["matching_objectives"]
+    with pytest.raises(HgladError, match="has no prior for the search 'hierarchical'"):
+        DistillationSettings.of(profile, "dm", "hierarchical", 1, 0)

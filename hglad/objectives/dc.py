@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hglad.augment import Augmentation
+from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
 from hglad.networks.registry import Classifier, require
 from hglad.objectives.derivatives import Derivatives, Weights
@@ -11,7 +12,7 @@ from hglad.objectives.precision import first_order
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 from hglad.registry import unknown
 
-VERSION = 1  # raise when the same draws give another gradient
+VERSION = 1  # raise when the same draws give another gradient, by a change here or in derivatives.py
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """ipc -> (outer, inner) loops of DC; other numbers take those of the next smaller one."""
@@ -49,7 +50,8 @@ class GradientMatching:
     Args:
         network: surrogate. Batch norm takes its statistics from real images of all classes and is then
             frozen; dropout is off.
-        augmentation: DSA strategies joined by "_", the same transform for both sides of a class; "" as in DC.
+        augmentation: DSA strategies joined by "_", the same transform for both sides of a class, one strategy
+            for all classes of a step; "" as in DC.
         batch_real: real images per class and step.
         distance: "layerwise_cosine" (DC), "cosine" or "mse".
         outer_loops: matching steps per drawn network; none: as DC for the ipc (H-GLaD's code: 1).
@@ -61,6 +63,7 @@ class GradientMatching:
     """
 
     name = "dc"
+    rates = ("lr_network",)
 
     def __init__(
         self,
@@ -81,6 +84,8 @@ class GradientMatching:
         for name, loops in (("outer_loops", outer_loops), ("inner_loops", inner_loops)):
             if loops is not None:
                 require("objective 'dc'", **{name: loops})
+        if not 0 < lr_network < float("inf"):
+            raise HgladError(f"lr_network of dc is {lr_network!r}: expected a positive number")
         self.network, self.augmentation = network, Augmentation(augmentation)
         self.batch_real, self.batch_network, self.lr_network = batch_real, batch_network, lr_network
         self.distance, self.loops = DISTANCES[distance], (outer_loops, inner_loops)

@@ -17,8 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hglad.errors import HgladError
 from hglad.networks.chunks import chunk_size
 
-VERSION = 1  # raise when the same input gives another derivative
-
 Weights = tuple[Tensor, ...]  # in the order of network.parameters()
 
 
@@ -79,7 +77,7 @@ class Derivatives:
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise HgladError(
-                f"the second derivative does not compile: {reason}; install a C++ compiler or unset it"
+                f"no compiled second derivative: {reason}; install a C++ compiler or set compile: false"
             ) from error
 
 

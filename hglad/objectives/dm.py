@@ -40,6 +40,7 @@ class DistributionMatching:
     """
 
     name = "dm"
+    rates = ()
 
     def __init__(
         self, network: Classifier, augmentation: str = DSA, batch_real: int = 256, precision: str = "float32"

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from hglad.augment import DSA, Augmentation, Transform
+from hglad.errors import HgladError
 from hglad.experts import Experts
 from hglad.networks.registry import Classifier, require
 from hglad.objectives.derivatives import Derivatives, Weights, use_batch_statistics
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 from hglad.registry import unknown
 
-VERSION = 1  # raise when the same draws give another gradient
+VERSION = 1  # raise when the same draws give another gradient, by a change here or in derivatives.py
 
 UNROLLS = ("full", "tesla")
 LOWEST_LR = 1e-3  # of the student; a rate of 0 or less trains nothing
@@ -109,6 +110,13 @@ def match_tesla(
     return Matched(loss, image_gradient, moved)
 
 
+def _check_rates(student_lr: float, lr_student_lr: float) -> None:
+    if not LOWEST_LR <= student_lr < float("inf"):
+        raise HgladError(f"student_lr of mtt is {student_lr!r}: expected a number of at least {LOWEST_LR}")
+    if not 0 <= lr_student_lr < float("inf"):
+        raise HgladError(f"lr_student_lr of mtt is {lr_student_lr!r}: expected 0 or a positive number")
+
+
 @register_objective("mtt")
 class TrajectoryMatching:
     """`network` gives the student's architecture; its own parameters are not used.
@@ -131,6 +139,7 @@ class TrajectoryMatching:
     """
 
     name = "mtt"
+    rates = ("student_lr", "lr_student_lr")
 
     def __init__(
         self,
@@ -155,6 +164,7 @@ class TrajectoryMatching:
             max_start_epoch=max_start_epoch,
             batch_images=1 if batch_images is None else batch_images,
         )
+        _check_rates(student_lr, lr_student_lr)
         self.experts = experts if isinstance(experts, Experts) else Experts(experts)
         self.experts.check(network)
         self.experts.check_length(max_start_epoch, expert_epochs)

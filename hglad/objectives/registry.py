@@ -22,6 +22,8 @@ class Objective(Protocol):
     """A matching objective: how the images should change to train networks as the real set does."""
 
     name: str
+    rates: tuple[str, ...]
+    """Names of its own learning rates, which may be at fault when a value is not finite."""
 
     def gradient(
         self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
