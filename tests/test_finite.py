@@ -127,7 +127,7 @@ class Breaks:
 def test_a_search_names_the_objective_and_the_setting(make_search, every):
     run = make_search("dm", every, lr_pixels=0.5)
     run.objective = Breaks(3)
-    run.finite.objective = "breaks"
+    run.finite = FiniteCheck("breaks", every, Breaks.rates)
     with pytest.raises(HgladError) as error:
         list(run.run())
     assert str(error.value) == (
