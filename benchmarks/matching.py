@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -199,6 +199,14 @@ class Plain:
         else:
             self.host_images = self.normalized((self.real.images.float() / 255).to(problem.dtype))
 
+    def network(self, generator: torch.Generator | None = None) -> Classifier:
+        """A freshly drawn ConvNet with PyTorch's own pooling."""
+        network = self.problem.network(generator)
+        for name, module in list(network.named_modules()):
+            if isinstance(module, nn.AvgPool2d):
+                network.set_submodule(name, nn.AvgPool2d(2))
+        return network
+
     def normalized(self, images: Tensor) -> Tensor:
         """The network's input."""
         mean, std = (x.to(images.device)[:, None, None] for x in (self.real.mean, self.real.std))
@@ -216,7 +224,7 @@ class Plain:
 def plain_dm(plain: Plain, generator: torch.Generator) -> Tensor:
     """Distribution matching (Zhao & Bilen, WACV 2023), class by class."""
     problem, images = plain.problem, plain.images.clone().requires_grad_()
-    network = problem.network(generator).requires_grad_(False)
+    network = plain.network(generator).requires_grad_(False)
     chosen = draw(plain.real.offsets, problem.batch_real, generator)
     transform = Augmentation(DSA).draw(problem.classes, images.shape[-2:], generator)
     loss = torch.zeros((), device=problem.device)
@@ -232,7 +240,7 @@ def plain_dm(plain: Plain, generator: torch.Generator) -> Tensor:
 def plain_dc(plain: Plain, generator: torch.Generator) -> Tensor:
     """Gradient matching (Zhao et al., ICLR 2021), class by class, by double backward."""
     problem, images = plain.problem, plain.images.clone().requires_grad_()
-    network = problem.network(generator)
+    network = plain.network(generator)
     weights = list(network.parameters())
     chosen = draw(plain.real.offsets, problem.batch_real, generator)
     transform = Augmentation("").draw(problem.classes, images.shape[-2:], generator)
@@ -324,7 +332,7 @@ def plain_mtt_tesla(plain: Plain, generator: torch.Generator) -> Tensor:
 
 def start_student(plain: Plain, generator: torch.Generator) -> tuple[Student, Tensor, Tensor]:
     """A new student, and the expert's two ends as flat vectors."""
-    student = Student(plain.problem.network())
+    student = Student(plain.network())
     ends = plain.experts.draw(generator, MAX_START_EPOCH, EXPERT_EPOCHS, plain.problem.device)
     start, target = (student.flat(weights).to(plain.problem.dtype) for weights in ends)
     return student, start, target

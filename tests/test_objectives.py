@@ -1,7 +1,7 @@
 """Matching objectives: fixtures, derivatives, what a step may draw and touch, settings, golden values."""
 
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from hglad.objectives.derivatives import (
     use_batch_statistics,
 )
 from hglad.objectives.dm import distribution_matching, mean_embedding
-from hglad.objectives.mtt import match_full, match_tesla
+from hglad.objectives.mtt import StudentStep, match_full, match_tesla
 from hglad.storage import read_tensors
 
 FIXTURE = Path(__file__).parent / "fixtures" / "matching.safetensors"
@@ -161,28 +161,23 @@ def test_gradient_matching_is_the_reference(name):
     assert relative(torch.cat(gradients), tensors[f"dc.{name}.grad_x"]) < 1e-5
 
 
-def views_of(images: torch.Tensor, batches, transforms=None):
-    """What `match_full` and `match_tesla` ask for: the input of every step and the way back from it."""
+def student_steps(labels: torch.Tensor, batches, transforms=None) -> list[StudentStep]:
+    """What `match_full` and `match_tesla` ask for: the input and the labels of every step."""
 
-    def viewer(index: int):
-        def view():
-            seen = images[batches[index]]
-            seen = seen if transforms is None else transforms[index](seen)
-            return seen, lambda gradient: torch.autograd.grad(seen, images, gradient)[0]
+    def view(index: int, images: torch.Tensor) -> torch.Tensor:
+        seen = images[batches[index]]
+        return seen if transforms is None else transforms[index](seen)
 
-        return view
-
-    return [viewer(index) for index in range(len(batches))]
+    return [StudentStep(partial(view, index), labels[batch]) for index, batch in enumerate(batches)]
 
 
 @pytest.mark.parametrize(("match", "name"), [(match_full, "unrolled"), (match_tesla, "tesla")])
 def test_trajectory_matching_is_the_reference(match, name):
     tensors = reference()
-    images, batches = tensors["x_syn"].clone().requires_grad_(), tensors["mtt.batches"]
     start, target = (unflatten(tensors[f"mtt.{end}"]) for end in ("start", "target"))
-    labels = [tensors["y_syn"][batch] for batch in batches]
+    steps = student_steps(tensors["y_syn"], tensors["mtt.batches"])
     derivatives = Derivatives(reference_network())
-    found = match(derivatives, start, target, tensors["mtt.lr"], views_of(images, batches), labels)
+    found = match(derivatives, tensors["x_syn"], steps, start, target, tensors["mtt.lr"])
     assert relative(found.loss, tensors["mtt.loss"]) < 1e-5
     assert relative(found.images, tensors[f"mtt.{name}.grad_x"]) < 1e-5
     if match is match_full:
@@ -711,9 +706,8 @@ def trajectory_case(batch: int | None, steps: int = 6, count: int = 6):
 
 def match(function, case):
     network, start, target, lr, images, labels, batches, transforms = case
-    views = views_of(images, batches, transforms)
-    chosen = [labels[batch] for batch in batches]
-    return function(Derivatives(network), start, target, lr, views, chosen)
+    steps = student_steps(labels, batches, transforms)
+    return function(Derivatives(network), images, steps, start, target, lr)
 
 
 def student(case, detach: bool):

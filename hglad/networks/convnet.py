@@ -4,6 +4,7 @@ from math import log2
 
 from torch import nn
 
+from hglad.networks.pooling import AveragePool
 from hglad.networks.registry import Classifier, register_network, require, require_size
 from hglad.registry import unknown
 
@@ -63,8 +64,8 @@ class ConvNet(Classifier):
             raise unknown("norm of convnet,", norm, list(NORMS))
         layers = [first_convolution(image_shape[0], width, 3), *NORMS[norm](width), nn.ReLU()]
         for _ in range(depth - 1):
-            layers += [nn.AvgPool2d(2), nn.Conv2d(width, width, 3, padding=1), *NORMS[norm](width), nn.ReLU()]
+            layers += [AveragePool(), nn.Conv2d(width, width, 3, padding=1), *NORMS[norm](width), nn.ReLU()]
         height, breadth = size_after(image_shape, depth)
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AvgPool2d(2)
+        self.pool = AveragePool()
         self.classifier = nn.Linear(width * height * breadth, classes)

@@ -1,9 +1,12 @@
 """Gradient matching (Dataset Condensation, DC; Zhao et al., ICLR 2021): the same weight gradients."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from hglad.augment import Augmentation
+from hglad.augment import Augmentation, Transform
 from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
 from hglad.networks.registry import Classifier, require
@@ -41,6 +44,11 @@ def mse(images: Weights, real: Weights) -> Tensor:
 
 
 DISTANCES = {f.__name__: f for f in (layerwise_cosine, cosine, mse)}
+
+
+def _seen(transform: Transform, real: RealBatches, images: Tensor) -> Tensor:
+    """Input of the network: images of one class (n, ch, h, w) under its transform."""
+    return transform.repeat(len(images))(real.normalize(images))
 
 
 @register_objective("dc")
@@ -107,24 +115,22 @@ class GradientMatching:
         groups = images.detach().unflatten(0, (-1, ipc))
         gradients, losses = [], []
         for index, (group, others) in enumerate(zip(groups, batch, strict=True)):
-            one = transform.select(index)
-
-            def view(part: Tensor, one=one) -> Tensor:
-                return one.repeat(len(part))(real.normalize(part))
-
-            gradient, loss = self._match(group, view(others), index, view)
+            see = partial(_seen, transform.select(index), real)
+            gradient, loss = self._match(group, see(others), index, see)
             gradients.append(gradient)
             losses.append(loss)
         return torch.cat(gradients), {"loss": torch.stack(losses).sum()}
 
-    def _match(self, group: Tensor, real: Tensor, index: int, view) -> tuple[Tensor, Tensor]:
+    def _match(
+        self, group: Tensor, real: Tensor, index: int, see: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Image gradient (ipc, ch, h, w) and distance of one class."""
         weights = tuple(parameter.detach() for parameter in self.network.parameters())
         label = torch.full((), index, device=group.device)
         with self.first_order(group.device):
             target = self.derivatives.gradient(weights, real, label.expand(len(real)))
         group = group.requires_grad_()
-        seen = view(group)
+        seen = see(group)
         labels = label.expand(len(group))
         own = tuple(g.requires_grad_() for g in self.derivatives.gradient(weights, seen, labels))
         distance = self.distance(own, target)

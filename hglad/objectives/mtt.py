@@ -1,6 +1,8 @@
 """Trajectory matching (MTT; Cazenavette et al., CVPR 2022): students should end where experts do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,14 +24,12 @@ MOMENTUM = 0.5  # of the student's learning rate, as of the images. Source: MTT
 
 @dataclass(frozen=True)
 class StudentStep:
-    """One step of the student: which images, and how they are transformed."""
+    """What the student sees in one step."""
 
-    chosen: Tensor
-    transform: Transform
-
-    def view(self, images: Tensor, real: RealBatches) -> Tensor:
-        """The network's input, (batch, ch, h, w), differentiable with respect to images (n, ch, h, w)."""
-        return self.transform(real.normalize(images.index_select(0, self.chosen)))
+    view: Callable[[Tensor], Tensor]
+    """All images (n, ch, h, w) to the network's input of this step (batch, ch, h, w); differentiable."""
+    labels: Tensor
+    """Classes of the input, (batch,)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Matched:
     """dLoss/d(student learning rate), ()."""
 
 
-def end_of(weights: Weights, target: Weights, start: Weights) -> tuple[Tensor, Weights]:
+def trajectory_loss(weights: Weights, target: Weights, start: Weights) -> tuple[Tensor, Weights]:
     """Loss of a student that ended at `weights` (MTT, eq. 3), and its gradient with respect to them."""
     residual = torch._foreach_sub(weights, target)
     scale = sum(d.square().sum() for d in torch._foreach_sub(start, target))
@@ -57,57 +57,67 @@ def dot(first: Weights, second: Weights) -> Tensor:
     return sum((a * b).sum() for a, b in zip(first, second, strict=True))
 
 
-def stepped(weights: Weights, gradient: Weights, lr: Tensor) -> Weights:
+def sgd_step(weights: Weights, gradient: Weights, lr: Tensor) -> Weights:
     """theta - lr g."""
     return tuple(w - lr * g for w, g in zip(weights, gradient, strict=True))
 
 
 def match_full(
-    derivatives: Derivatives, start: Weights, target: Weights, lr: Tensor, views, labels
+    derivatives: Derivatives,
+    images: Tensor,
+    steps: list[StudentStep],
+    start: Weights,
+    target: Weights,
+    lr: Tensor,
 ) -> Matched:
     """Exact gradient, by the adjoint of SGD: weights of all steps are kept, activations of one.
 
     theta_{i+1} = theta_i - lr g_i; with a_{i+1} = dLoss/dtheta_{i+1}: a_i = a_{i+1} - lr H_i a_{i+1}.
-    `views[i]()` gives the input of step i, and the function that pulls its gradient back to the images;
-    `labels[i]` are its labels.
     """
-    trail = [start]
-    for view, target_labels in zip(views, labels, strict=True):
-        with torch.no_grad():
-            seen, _ = view()
-        trail.append(stepped(trail[-1], derivatives.gradient(trail[-1], seen, target_labels), lr))
-    loss, adjoint = end_of(trail.pop(), target, start)
-    image_gradient, lr_gradient = 0.0, torch.zeros_like(lr)
-    for view, target_labels in zip(reversed(views), reversed(labels), strict=True):
-        seen, pull = view()
-        first, mixed, second = derivatives.products(trail.pop(), adjoint, seen, target_labels, hessian=True)
-        image_gradient = image_gradient + pull(-lr * mixed)
-        lr_gradient = lr_gradient - dot(adjoint, first)
-        adjoint = stepped(adjoint, second, lr)
+    images, trail = images.detach().requires_grad_(), [start]
+    for step in steps:
+        gradient = derivatives.gradient(trail[-1], step.view(images.detach()), step.labels)
+        trail.append(sgd_step(trail[-1], gradient, lr))
+    loss, adjoint = trajectory_loss(trail.pop(), target, start)
+    image_gradient, lr_gradient = torch.zeros_like(images), torch.zeros_like(lr)
+    for step in reversed(steps):
+        seen = step.view(images)
+        first, mixed, second = derivatives.products(trail.pop(), adjoint, seen, step.labels, hessian=True)
+        image_gradient += torch.autograd.grad(seen, images, -lr * mixed)[0]
+        lr_gradient -= dot(adjoint, first)
+        adjoint = sgd_step(adjoint, second, lr)
     return Matched(loss, image_gradient, lr_gradient)
 
 
 def match_tesla(
-    derivatives: Derivatives, start: Weights, target: Weights, lr: Tensor, views, labels
+    derivatives: Derivatives,
+    images: Tensor,
+    steps: list[StudentStep],
+    start: Weights,
+    target: Weights,
+    lr: Tensor,
 ) -> Matched:
     """TESLA's gradient (Cui et al., ICML 2023): the weights that a step starts from count as constants.
 
     Then one direction, dLoss/dtheta_N, serves all steps; a second run over them needs the memory of one.
     """
-    weights = start
-    for view, target_labels in zip(views, labels, strict=True):
-        with torch.no_grad():
-            seen, _ = view()
-        weights = stepped(weights, derivatives.gradient(weights, seen, target_labels), lr)
-    loss, direction = end_of(weights, target, start)
-    moved = dot(direction, torch._foreach_sub(weights, start)) / lr  # -<direction, sum of the gradients>
-    weights, image_gradient = start, 0.0
-    for view, target_labels in zip(views, labels, strict=True):
-        seen, pull = view()
-        first, mixed, _ = derivatives.products(weights, direction, seen, target_labels)
-        image_gradient = image_gradient + pull(-lr * mixed)
-        weights = stepped(weights, first, lr)
-    return Matched(loss, image_gradient, moved)
+    images, weights = images.detach().requires_grad_(), start
+    for step in steps:
+        gradient = derivatives.gradient(weights, step.view(images.detach()), step.labels)
+        weights = sgd_step(weights, gradient, lr)
+    loss, direction = trajectory_loss(weights, target, start)
+    weights, image_gradient, lr_gradient = start, torch.zeros_like(images), torch.zeros_like(lr)
+    for step in steps:
+        seen = step.view(images)
+        first, mixed, _ = derivatives.products(weights, direction, seen, step.labels)
+        image_gradient += torch.autograd.grad(seen, images, -lr * mixed)[0]
+        lr_gradient -= dot(direction, first)
+        weights = sgd_step(weights, first, lr)
+    return Matched(loss, image_gradient, lr_gradient)
+
+
+def _seen(chosen: Tensor, transform: Transform, real: RealBatches, images: Tensor) -> Tensor:
+    return transform(real.normalize(images.index_select(0, chosen)))
 
 
 def _check_rates(student_lr: float, lr_student_lr: float) -> None:
@@ -191,42 +201,30 @@ class TrajectoryMatching:
                 generator, self.max_start_epoch, self.expert_epochs, images.device
             )
         )
-        steps = self._draw_steps(len(images), images, generator)
-        images = images.detach().requires_grad_()
-
-        def viewer(step: StudentStep):
-            def view():
-                seen = step.view(images, real)
-                return seen, lambda gradient: torch.autograd.grad(seen, images, gradient)[0]
-
-            return view
-
-        matched = self.match(
-            self.derivatives,
-            start,
-            target,
-            self.student_lr.to(images),
-            [viewer(step) for step in steps],
-            [labels[step.chosen] for step in steps],
-        )
+        steps = self._draw_steps(images, labels, real, generator)
+        matched = self.match(self.derivatives, images, steps, start, target, self.student_lr.to(images))
         logs = {"loss": matched.loss, "student_lr": self.student_lr.clone()}
         self._move_lr(matched.lr)
         return matched.images, logs
 
-    def _draw_steps(self, count: int, images: Tensor, generator: torch.Generator) -> list[StudentStep]:
-        """Batches without replacement, a new permutation when they run out (MTT)."""
+    def _draw_steps(
+        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+    ) -> list[StudentStep]:
+        steps = []
+        for chosen in self._draw_batches(images, generator):
+            transform = self.augmentation.draw(len(chosen), images.shape[-2:], generator)
+            steps.append(StudentStep(partial(_seen, chosen, transform, real), labels[chosen]))
+        return steps
+
+    def _draw_batches(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Indices per step, without replacement; a new permutation when they run out (MTT)."""
+        count, batches = len(images), []
         if self.batch_images is None or self.batch_images >= count:
-            every = torch.arange(count, device=images.device)
-            batches = [every] * self.student_steps
-        else:
-            batches = []
-            while len(batches) < self.student_steps:
-                order = torch.randperm(count, generator=generator, device=generator.device)
-                batches += order.to(images.device).split(self.batch_images)
-        return [
-            StudentStep(chosen, self.augmentation.draw(len(chosen), images.shape[-2:], generator))
-            for chosen in batches[: self.student_steps]
-        ]
+            return [torch.arange(count, device=images.device)] * self.student_steps
+        while len(batches) < self.student_steps:
+            order = torch.randperm(count, generator=generator, device=generator.device)
+            batches += order.to(images.device).split(self.batch_images)
+        return batches[: self.student_steps]
 
     def _move_lr(self, gradient: Tensor) -> None:
         self.lr_velocity = MOMENTUM * self.lr_velocity + gradient.to(self.lr_velocity)
