@@ -162,8 +162,9 @@ def _protocol(cards: list[dict], task: EvaluateTask) -> dict[str, str]:
         "start": "real images" if search["start"] == "real" else "noise",
         "rate of the pixels": f"{search['lr_pixels']:g} {unit}".strip(),
         "augmentation": surrogate["augmentation"].replace("_", ", ") or "none",
-        "own options": ", ".join(f"{key} {value}" for key, value in settings["options"].items()) or "none",
-        "experts": _experts(settings["experts"]),
+        "own options": ", ".join(f"{key} {value}" for key, value in settings.get("options", {}).items())
+        or "none",
+        "experts": _experts(settings.get("experts")),
         "evaluation": f"{training.epochs} epochs, lr {training.lr:g}, {training.schedule.replace('_', ' ')}, "
         f"{training.augmentation.replace('_', ', ') or 'no augmentation'}",
     }
