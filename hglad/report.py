@@ -33,9 +33,12 @@ class Table:
     frame: pd.DataFrame
     index: bool = False
     """Whether the index is a column of the table."""
+    wrapped: bool = False
+    """Whether long cells break into lines."""
 
     def _repr_html_(self) -> str:
-        return self.frame.to_html(index=self.index, border=0, justify="left", na_rep=NONE)
+        html = self.frame.to_html(index=self.index, border=0, justify="left", na_rep=NONE)
+        return html.replace("<td>", '<td style="white-space: normal">') if self.wrapped else html
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=self.index, na_rep=NONE)
@@ -144,10 +147,8 @@ def protocol_table(laboratory: Laboratory) -> Table:
     for card in laboratory.cards():
         cards.setdefault(card["settings"]["objective"], []).append(card)
     tasks = {task.distilled.objective: task for task in laboratory.experiment.evaluations if task.distilled}
-    columns = {
-        objective_label(name): _protocol(cards[name], tasks[name]) for name in laboratory.profile.objectives
-    }
-    return Table(pd.DataFrame(columns), index=True)
+    columns = {name.upper(): _protocol(cards[name], tasks[name]) for name in laboratory.profile.objectives}
+    return Table(pd.DataFrame(columns), index=True, wrapped=True)
 
 
 def _protocol(cards: list[dict], task: EvaluateTask) -> dict[str, str]:
