@@ -77,8 +77,8 @@ class DistillationSettings:
     def of(cls, profile: Profile, objective: str, kind: str, ipc: int, seed: int, **changes) -> Self:
         """Settings of one run of a profile; `changes` replace fields, `layer` the split point of `single`."""
         own = profile.objective(objective)
-        settings = changed(profile.search, own.search, f"objectives.{objective}.search.")
-        surrogate = profile.surrogate
+        settings = changed(profile.search, own.search, f"surrogate.objectives.{objective}.search.")
+        surrogate = replace(profile.surrogate, objectives={})  # resolved here
         if own.augmentation is not None:
             surrogate = replace(surrogate, augmentation=own.augmentation)
         if "layer" in changes:
@@ -111,6 +111,7 @@ class DistillationSettings:
         used = asdict(self)
         del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
+        used["surrogate"].pop("objectives")
         for key in ("options", "experts"):  # absent where there are none, as before they could be set
             if not used[key]:
                 del used[key]

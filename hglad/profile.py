@@ -28,6 +28,8 @@ class SurrogateSettings:
     """Siamese augmentation strategies (DSA)."""
     batch_real: int = 256
     """Real images per class and step. Source: DC, DM."""
+    objectives: dict[str, Any] = field(default_factory=dict)
+    """What each objective does otherwise, name to keys of `ObjectiveSettings`; all named are compared."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,6 @@ class Profile:
     """`objectives`, `searches`, images per class `ipc`, distillation `seeds`."""
     studies: Studies
     """Seeds of the layer sweep, the ablation and the cross-architecture table."""
-    objectives: dict[str, Any]
-    """What each objective does otherwise (keys of `ObjectiveSettings`); these are compared in pixel space."""
 
     def __post_init__(self):
         self._check_sets()
@@ -137,6 +137,11 @@ class Profile:
         for group, least in (("surrogate", 1), ("evaluation", 1), ("studies", 0)):
             _check_counts(group, getattr(self, group), least)
 
+    @property
+    def objectives(self) -> dict[str, Any]:
+        """Objectives that the profile sets up, by name."""
+        return self.surrogate.objectives
+
     def objective(self, name: str) -> ObjectiveSettings:
         """Settings of an objective; one that the profile does not name has none of its own.
 
@@ -144,14 +149,16 @@ class Profile:
             HgladError: unknown objective, key or option, a value of another type.
         """
         known = [option for option in OBJECTIVES.options(name) if option not in SHARED]
-        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"objectives.{name}.")
+        settings = from_dict(
+            ObjectiveSettings, self.objectives.get(name, {}), f"surrogate.objectives.{name}."
+        )
         for option in settings.options:
             if option not in known:
                 hint = suggestion(option, known)
-                raise HgladError(f"unknown key 'objectives.{name}.options.{option}': {hint}")
+                raise HgladError(f"unknown key 'surrogate.objectives.{name}.options.{option}': {hint}")
         _check_options(name, settings)
-        changed(self.search, settings.search, f"objectives.{name}.search.")
-        changed(self.evaluation.training, settings.evaluation, f"objectives.{name}.evaluation.")
+        changed(self.search, settings.search, f"surrogate.objectives.{name}.search.")
+        changed(self.evaluation.training, settings.evaluation, f"surrogate.objectives.{name}.evaluation.")
         return settings
 
     def _check_sets(self) -> None:
@@ -169,7 +176,7 @@ class Profile:
 
 def _check_options(name: str, settings: ObjectiveSettings) -> None:
     """Types of the options, and whether experts are there and long enough for them."""
-    factory, key = OBJECTIVES.factories[name], f"objectives.{name}"
+    factory, key = OBJECTIVES.factories[name], f"surrogate.objectives.{name}"
     hints = get_type_hints(factory.__init__)
     for option, value in settings.options.items():
         convert(hints[option], value, f"{key}.options.{option}")

@@ -248,7 +248,7 @@ def profile(prior: str, **search):
         profile="tiny", prior=prior, data={"name": "digits", "resolution": 8}, networks={"main": network},
         surrogate={"network": network, "batch_real": 8}, search=search, metric={"network": network},
         sets={"objectives": ["dm"], "searches": ["pixels"], "ipc": [1], "seeds": [0]},
-        evaluation={}, studies={}, objectives={},
+        evaluation={}, studies={},
     )  # fmt: skip
 
 

@@ -31,7 +31,18 @@ TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema
 PROFILE = {
     "profile": "tiny",
     "data": {"name": "digits", "resolution": 8},
-    "surrogate": {"network": NETWORK, "augmentation": "color_crop", "batch_real": 8},
+    "surrogate": {
+        "network": NETWORK, "augmentation": "color_crop", "batch_real": 8,
+        "objectives": {
+            "dm": {},
+            "dc": {"options": {"outer_loops": 2, "inner_loops": 1}, "search": {"start": "noise"}},
+            "mtt": {
+                "options": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1},
+                "experts": {"count": 2, "epochs": 1},
+                "evaluation": {"epochs": 2},
+            },
+        },
+    },
     "search": {
         "steps": 4, "stages": [1, 4], "layer": 2, "rates": "relative", "lr_features": 0.1, "lr_latents": 0.02,
         "lr_pixels": 0.1, "select_every": 1,
@@ -44,15 +55,6 @@ PROFILE = {
         "ipc": [1, 2], "seeds": [0, 1],
     },
     "studies": {"sweep_seeds": 1, "ablation_seeds": 2, "matching_seeds": 1, "cross_seeds": 1},
-    "objectives": {
-        "dm": {},
-        "dc": {"options": {"outer_loops": 2, "inner_loops": 1}, "search": {"start": "noise"}},
-        "mtt": {
-            "options": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1},
-            "experts": {"count": 2, "epochs": 1},
-            "evaluation": {"epochs": 2},
-        },
-    },
 }  # fmt: skip
 
 

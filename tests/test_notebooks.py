@@ -11,7 +11,13 @@ from hglad.errors import HgladError
 from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
 from hglad.paths import PROJECT
 
-NAMES = ["01_glad_baseline", "02_hierarchical_search", "03_metric_ablation", "04_cross_architecture"]
+NAMES = [
+    "00_matching_objectives",
+    "01_glad_baseline",
+    "02_hierarchical_search",
+    "03_metric_ablation",
+    "04_cross_architecture",
+]
 COPIES = PROJECT / "book" / "results" / "digits"
 DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
 METHODS = ["random real", "pixels", "GLaD", "H-GLaD", "full set"]

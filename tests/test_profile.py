@@ -3,7 +3,7 @@
 import ast
 import re
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -208,43 +208,52 @@ def test_paths_are_the_package_s_not_the_caller_s(monkeypatch, tmp_path):
     assert read_profile(PROJECT / "configs" / "digits.yaml").profile == "digits"
 
 
+def with_objectives(objectives: dict) -> dict:
+    return DIGITS | {"surrogate": DIGITS["surrogate"] | {"objectives": objectives}}
+
+
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
         ({"dn": {}}, "unknown objective 'dn'"),
-        ({"dc": {"option": {}}}, "unknown key 'objectives.dc.option': did you mean 'options'"),
+        ({"dc": {"option": {}}}, "unknown key 'surrogate.objectives.dc.option': did you mean 'options'"),
         (
             {"dc": {"options": {"distanze": "mse"}}},
-            "unknown key 'objectives.dc.options.distanze'",
+            "unknown key 'surrogate.objectives.dc.options.distanze'",
         ),
-        ({"dc": {"options": {"network": {}}}}, "unknown key 'objectives.dc.options.network'"),
+        ({"dc": {"options": {"network": {}}}}, "unknown key 'surrogate.objectives.dc.options.network'"),
         (
             {"dc": {"options": {"outer_loops": "1"}}},
-            "objectives.dc.options.outer_loops is '1' (str)",
+            "surrogate.objectives.dc.options.outer_loops is '1' (str)",
         ),
-        ({"dc": {"search": {"lr_pixel": 1.0}}}, "unknown key 'objectives.dc.search.lr_pixel': did you mean"),
+        (
+            {"dc": {"search": {"lr_pixel": 1.0}}},
+            "unknown key 'surrogate.objectives.dc.search.lr_pixel': did you mean",
+        ),
         ({"dc": {"evaluation": {"epochs": 0}}}, "epochs"),
-        ({"dm": {"experts": {"count": 1}}}, "objectives.dm.experts is set, but dm takes none: remove it"),
+        (
+            {"dm": {"experts": {"count": 1}}},
+            "surrogate.objectives.dm.experts is set, but dm takes none: remove it",
+        ),
         ({"mtt": {"options": {"lr_student_lr": "1e-6"}}}, "YAML reads 1e-2 as text: write 1.0e-2"),
         (
             {"mtt": {"options": {"max_start_epoch": 5}, "experts": {"epochs": 4}}},
-            "objectives.mtt.experts.epochs is 4: a start below 5 and 3 more need 7",
+            "surrogate.objectives.mtt.experts.epochs is 4: a start below 5 and 3 more need 7",
         ),
     ],
 )
 def test_what_an_objective_cannot_take_is_a_clear_error(objectives, message):
     with pytest.raises(HgladError) as error:
-        profile_from(**DIGITS | {"objectives": objectives})
+        profile_from(**with_objectives(objectives))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_settings_of_an_objective_change_only_its_own_runs():
-    profile = profile_from(
-        **DIGITS | {"objectives": {"dc": {"search": {"steps": 7}, "augmentation": "flip"}}}
-    )
+    profile = profile_from(**with_objectives({"dc": {"search": {"steps": 7}, "augmentation": "flip"}}))
     dc, dm = (DistillationSettings.of(profile, name, "pixels", 1, 0) for name in ("dc", "dm"))
     assert (dc.search.steps, dc.surrogate.augmentation) == (7, "flip")
-    assert (dm.search, dm.surrogate) == (profile.search, profile.surrogate)
+    assert dm.search == profile.search
+    assert dm.surrogate == replace(profile.surrogate, objectives={})
 
 
 def test_a_profile_without_a_prior_has_pixels_only():
