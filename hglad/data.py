@@ -7,6 +7,7 @@ a `DataSet`; `load_data` and `available` then know it.
 import difflib
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -428,7 +429,7 @@ def _folder(request: Request) -> DataSet:
     if test is None:
         raise HgladError(f"no folder test/ or val/ in {root}; put test images there, one folder per class")
     splits = folder_files(train), folder_files(test)
-    return _from_files(replace(request, name=root.resolve().name), *splits, list(splits[0]))
+    return _from_files(replace(request, name=Path(os.path.abspath(root)).name), *splits, list(splits[0]))
 
 
 def _root(request: Request, expected: str) -> Path:

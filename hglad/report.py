@@ -130,7 +130,7 @@ def objective_table(laboratory: Laboratory) -> Table:
     numbers = published(real.name, real.image_shape[1], laboratory.profile.sets["ipc"][0])
     if len(numbers):
         cells["published (%)"] = [_published(numbers, objective) for objective in summary["objective"]]
-    return Table(pd.DataFrame(cells))
+    return Table(pd.DataFrame(cells), wrapped=True)
 
 
 def _published(numbers: pd.DataFrame, objective: str) -> str:
@@ -466,6 +466,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
     generator = (
         f"{Path(profile.prior).stem}, content {prior_hash(profile.prior)[:12]}" if profile.prior else NONE
     )
+    data = load_real(profile.data).train.name
     lines = {
         "profile": profile.profile,
         "runs": f"distillations: {len(cards)}, evaluations: {len(keys)}, "
@@ -475,7 +476,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
         "code": _joined(_commit(record) for record in records),
         "device": _joined(record["device"] for record in records),
         "versions": _joined(_versions(record) for record in records),
-        "data": f"{profile.data.name}, content {_joined(card['data_hash'] for card in cards)}",
+        "data": f"{data}, content {_joined(card['data_hash'] for card in cards)}",
         "generator": generator,
     }
     return Provenance(lines)
