@@ -234,7 +234,7 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
     width = images.shape[-1] + 1
     panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
-    fitting = min(9.0, 110 * cell / max(len(name) for name in classes))  # points; long names do not meet
+    fitting = min(9.0, 110 * cell / max(len(str(name)) for name in classes))  # points; long names do not meet
     panels[0].tick_params(
         top=True, labeltop=True, bottom=False, labelbottom=False, length=0, labelsize=fitting
     )

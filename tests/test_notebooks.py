@@ -1,6 +1,7 @@
 """Templates, their parameters, their execution, and the executed copies that the book shows."""
 
 import ast
+import re
 
 import nbformat
 import papermill
@@ -10,6 +11,7 @@ import yaml
 from hglad.errors import HgladError
 from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
 from hglad.paths import PROJECT
+from hglad.plots import objective_label
 
 NAMES = [
     "00_matching_objectives",
@@ -51,7 +53,7 @@ def tables(notebook) -> list[list[list[str]]]:
     """Cells of every table as text, without its head."""
     texts = [text for text in outputs(notebook, "text/html") if "<table" in text]
     rows = [text.split("<tbody>")[1].split("</tr>")[:-1] for text in texts]
-    return [[[c.split("<")[0] for c in row.split("<td>")[1:]] for row in table] for table in rows]
+    return [[[c.split("<")[0] for c in re.split("<td[^>]*>", row)[1:]] for row in table] for table in rows]
 
 
 def test_there_is_a_template_for_each_experiment():
@@ -168,18 +170,21 @@ def test_notebook_makes_its_results_from_nothing(smoke, name):
 @pytest.mark.slow
 def test_result_tables_have_the_expected_rows(smoke):
     first = {name: tables(executed(smoke, name)) for name in NAMES}
-    assert [row[0] for row in first[NAMES[0]][0]] == [name for name in METHODS if name != "H-GLaD"]
-    stages, methods, differences, cost = first[NAMES[1]]
+    objectives, protocol = first[NAMES[0]]
+    assert [row[0] for row in objectives] == [objective_label(name) for name in ("", "dm", "dc", "mtt")]
+    assert protocol[0] == ["7"] * 3 and [cell[:6] for cell in protocol[-2]] == ["–", "–", "2 of 2"]
+    assert [row[0] for row in first[NAMES[1]][0]] == [name for name in METHODS if name != "H-GLaD"]
+    stages, methods, differences, cost = first[NAMES[2]]
     assert [row[1] for row in stages][0] == "input" and [row[1] for row in stages][-1] == "pixels"
     assert [row[0] for row in methods] == METHODS
     assert [row[1] for row in differences] == [
         f"H-GLaD − {other}" for other in ("GLaD", "pixels", "random real")
     ]
     assert [row[0] for row in cost] == ["pixels", "GLaD", "H-GLaD"]
-    correlations, choices = first[NAMES[2]]
+    correlations, choices = first[NAMES[3]]
     assert [row[1] for row in correlations] == ["all stages", "last stage"] * 2
     assert [row[0] for row in choices][::3] == ["last iterate", "best measured (oracle)"]
-    networks, gaps = first[NAMES[3]]
+    networks, gaps = first[NAMES[4]]
     assert [row[0] for row in networks] == [row[0] for row in gaps] == METHODS
 
 
@@ -187,7 +192,7 @@ def test_result_tables_have_the_expected_rows(smoke):
 def test_second_execution_has_nothing_to_do(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")}
     execute_all(PROJECT / "configs" / "smoke.yaml", smoke / "results", smoke / "notebooks")
-    assert "0 executed, 4 up to date" in capsys.readouterr().out
+    assert "0 executed, 5 up to date" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")} == before
 
 
