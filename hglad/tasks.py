@@ -152,7 +152,7 @@ class DistillTask:
 
     @property
     def experts(self) -> list[ExpertTask]:
-        """Experts that the objective needs, while this task is not done."""
+        """Experts that the objective needs; none for most objectives."""
         s = self.settings
         return expert_tasks(s.data, s.surrogate.network, s.experts) if s.experts else []
 
@@ -320,7 +320,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
 
 
 def _missing(tasks: list, store: Store) -> list:
-    """Tasks without a result, with the experts that they need: those are large, and not kept once used."""
+    """Tasks without a result, with the experts that they need: large files, of no use once a set is there."""
     missing = [task for task in tasks if not task.done(store)]
     experts = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
     experts = {task.key: task for task in experts if not task.done(store)}

@@ -392,6 +392,8 @@ def test_an_image_folder_by_path_and_by_root(test, tmp_path):
     by_path = load_data(str(root), resolution=8)
     by_root = load_data("folder", root=root, resolution=8)
     assert by_path.name == "pets"
+    (tmp_path / "animals").symlink_to(root)
+    assert load_data(str(tmp_path / "animals"), resolution=8).name == "animals"  # as the user calls it
     assert by_path.train.classes == ("cat", "dog")
     assert (by_path.train.counts, by_path.test.counts) == ((3, 3), (2, 2))
     assert torch.equal(by_path.train.images, by_root.train.images)

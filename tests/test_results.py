@@ -9,7 +9,18 @@ from scipy import stats
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
-from hglad.results import CELL, Store, as_cell, compare, paired, seed_means, summarise, t_factor, verdict
+from hglad.results import (
+    CELL,
+    Store,
+    as_cell,
+    compare,
+    paired,
+    published,
+    seed_means,
+    summarise,
+    t_factor,
+    verdict,
+)
 
 
 def cell_rows(accuracies: dict[int, list[float]], method: str = "pixels", **marks: object) -> pd.DataFrame:
@@ -234,3 +245,11 @@ def test_the_store_of_a_profile(tmp_path, monkeypatch):
     assert Store.of_profile("digits", tmp_path).root == tmp_path
     assert Store(tmp_path).set_folder("k") == tmp_path / "sets" / "k"
     assert Store(tmp_path).classifier_file("k") == tmp_path / "classifiers" / "k.safetensors"
+
+
+def test_published_numbers_are_those_of_the_same_data_and_ipc():
+    table = published("cifar10", 32, 1)
+    pixels = table[table["method"] == "pixel"].set_index("objective")["accuracy_percent"]
+    assert pixels.to_dict() == {"dc": 28.3, "dm": 26.0, "mtt": 46.3}
+    assert set(table["ipc"]) == {"1"} and table["source"].str.len().min() > 0
+    assert published("digits", 16, 1).empty
