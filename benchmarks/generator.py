@@ -1,8 +1,9 @@
-"""Suite `generator`: gradient of a generator's images with respect to its latents.
+"""Suite `generator`: gradient of a generator's images with respect to its latents (w, f).
 
-Fast: the layers of `hglad.priors.stylegan_xl`, with one shared convolution and dense matrices.
-Straightforward: the layer as the published plain-PyTorch operators have it, which convolves with weights
-modulated per sample (a grouped convolution) and resamples by zero insertion, padding and filtering.
+Fast: the layers of `hglad.priors.stylegan_xl`: one shared convolution, dense matrices, one operation between
+the two resamplings. Straightforward: the layers as the published plain-PyTorch operators have them, which
+convolve with weights modulated per sample (a grouped convolution), resample by zero insertion, padding and
+filtering, and keep every large map for the backward pass. It always computes in float32.
 """
 
 from collections.abc import Callable
@@ -14,54 +15,84 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hglad.bench import Case, Step
+from hglad.priors.base import Latents
+from hglad.priors.geometry import plan_layers
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, SynthesisLayer, leaky_relu
 
-
-def cases(device: str, quick: bool) -> list[Case]:
-    """The generator of 32 px with 64 and 256 channels, 10 images; quick: 8 px, 8 channels, 2 images."""
-    shapes = [Shape(8, 8, 2)] if quick else [Shape(32, channels, 10) for channels in (64, 256)]
-    return [
-        Case(
-            f"{shape.resolution} px, {shape.channels} channels",
-            fast=partial(image_gradient, dense_images, shape, device),
-            plain=partial(image_gradient, textbook_images, shape, device),
-            note=f"{shape.images} images",
-        )
-        for shape in shapes
-    ]
+SPLIT = 1  # split point of the features f, behind the first layer
 
 
 @dataclass(frozen=True)
-class Shape:
+class Problem:
     """Size of a generator and of its batch."""
 
-    resolution: int
-    channels: int
+    name: str
+    """Distinguishes the cases."""
+    settings: StyleGANXLSettings
+    """The generator; its weights are random."""
     images: int
+    """Images in the batch."""
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of the convolutions, forward and backward to the features."""
+        return sum(
+            4 * self.images * plan.source.channels * plan.target.channels * kernel**2 * side**2
+            for plan in plan_layers(self.settings)[SPLIT:]
+            for kernel, side in [(1, plan.source.size) if plan.to_image else (3, plan.source.size + 2)]
+        )
 
 
-def image_gradient(decode: Callable[[StyleGANXL, Tensor], Tensor], shape: Shape, device: str) -> Step:
-    """Step: d sum(images^2) / dw of a random generator, (n, num_ws, w_dim)."""
-    settings = StyleGANXLSettings(
-        img_resolution=shape.resolution, channel_base=shape.channels * 64, channel_max=shape.channels
+def cases(device: str, quick: bool) -> list[Case]:
+    """A stem for CIFAR-10 and one for ImageNet, in float32 and with 16-bit layers; quick: 8 px."""
+    small = StyleGANXLSettings(channel_base=16384, channel_max=256)
+    large = StyleGANXLSettings(img_resolution=128, num_layers=14, channel_base=32768)
+    problems = [Problem("32 px, 256 channels", small, 10), Problem("128 px, 512 channels", large, 1)]
+    if quick:
+        tiny = StyleGANXLSettings(img_resolution=8, channel_base=512, channel_max=8)
+        problems = [Problem("8 px, 8 channels", tiny, 2)]
+    return [case(p, precision, device) for p in problems for precision in ("float32", "bfloat16")]
+
+
+def case(problem: Problem, precision: str, device: str) -> Case:
+    """A generator in one number format."""
+    return Case(
+        f"{problem.name}, {precision}",
+        fast=partial(latent_gradient, library_images, problem, device, precision),
+        plain=partial(latent_gradient, textbook_images, problem, device),
+        note=f"images: {problem.images}, {problem.operations / 1e9:.3g} GFLOP in convolutions",
     )
+
+
+def latent_gradient(
+    decode: Callable[[StyleGANXL, Latents], Tensor], problem: Problem, device: str, precision: str = "float32"
+) -> Step:
+    """Step: d sum(images^2) / d(w, f), as one vector."""
     draw = torch.Generator().manual_seed(0)
-    prior = StyleGANXL.random(settings, draw).requires_grad_(False)
-    w = prior.sample(torch.arange(shape.images) % settings.c_dim, draw).w.to(device).requires_grad_()
-    prior.to(device)
-    return lambda: torch.autograd.grad(decode(prior, w).square().sum(), w)[0]
+    prior = StyleGANXL.random(problem.settings, draw).requires_grad_(False).to(device)
+    labels = torch.arange(problem.images, device=device) % problem.settings.c_dim
+    with torch.no_grad():
+        latents = prior.advance(prior.sample(labels, draw), 0, SPLIT)
+    prior.set_precision(precision)
+
+    def step() -> Tensor:
+        w, f = (x.clone().requires_grad_() for x in (latents.w, latents.f))
+        loss = decode(prior, Latents(w, f)).square().sum()
+        return torch.cat([x.flatten() for x in torch.autograd.grad(loss, (w, f))])
+
+    return step
 
 
-def dense_images(prior: StyleGANXL, w: Tensor) -> Tensor:
+def library_images(prior: StyleGANXL, latents: Latents) -> Tensor:
     """Images in [0, 1] by the library's layers."""
-    return prior.decode(prior.start(w), 0)
+    return prior.decode(latents, SPLIT)
 
 
-def textbook_images(prior: StyleGANXL, w: Tensor) -> Tensor:
+def textbook_images(prior: StyleGANXL, latents: Latents) -> Tensor:
     """Images in [0, 1] by the textbook layers."""
-    x = prior.synthesis.input(w[:, 0])
-    for index in range(len(prior.synthesis.layer_names)):
-        x = textbook_layer(prior.synthesis.layer(index), x, w[:, index + 1])
+    x = latents.f
+    for index in range(SPLIT, len(prior.synthesis.layer_names)):
+        x = textbook_layer(prior.synthesis.layer(index), x, latents.w[:, index + 1])
     return (x * prior.settings.output_scale + 1) / 2
 
 

@@ -256,12 +256,23 @@ def _compare(options) -> None:
 
 
 def _add_prior(commands) -> None:
-    parser = commands.add_parser("prior", help="train or sample a generator")
+    parser = commands.add_parser("prior", help="train, import or sample a generator")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     train = _command(actions, "train", _prior_train, "train a generator on a data set; a stopped run goes on")
     train.add_argument("config", help="settings, such as configs/priors/digits-16.yaml")
     train.add_argument("--out", required=True, help="file to write (.safetensors, with a .json card)")
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    released = _command(
+        actions,
+        "import",
+        _prior_import,
+        "turn a StyleGAN-XL network pickle into safetensors; nothing in it is run",
+    )
+    released.add_argument("file", nargs="?", help="network pickle (.pkl)")
+    released.add_argument("--name", help="released network to download instead, such as imagenet128")
+    released.add_argument("--out", required=True, help="file to write (.safetensors, with a .json card)")
+    released.add_argument("--key", default="G_ema", help="network in the file (default: G_ema)")
+    released.add_argument("--cache", metavar="DIR", help="folder of the download (default: that of --out)")
     sample = _command(actions, "sample", _prior_sample, "write a grid of samples as PNG")
     sample.add_argument("name", help="generator in data/priors, or a path")
     sample.add_argument("--out", required=True, help="PNG file to write")
@@ -274,6 +285,19 @@ def _prior_train(options) -> None:
 
     card = train_prior(read_prior_settings(options.config), options.out, options.device)
     print(json.dumps(card["quality"], indent=1))
+
+
+def _prior_import(options) -> None:
+    from hglad.priors.nvidia import import_pickle, import_released
+
+    if (options.file is None) == (options.name is None):
+        raise HgladError("prior import needs a FILE or --name NAME, and not both: hglad prior import --help")
+    _check_new(options.out)
+    if options.file is not None:
+        card = import_pickle(options.file, options.out, options.key)
+    else:
+        card = import_released(options.name, options.out, options.key, options.cache)
+    print(f"{card['source']['class']} of {card['source']['file']} in {options.out}")
 
 
 def _prior_sample(options) -> None:

@@ -53,6 +53,8 @@ class DataSettings:
     """Folder of the images where the data set needs one."""
     resolution: int | None = None
     """Height and width in pixels; none: the data set's own."""
+    show: bool = True
+    """Whether notebooks show real images; without, those of a data set that must not be passed on stay out."""
 
 
 @dataclass(frozen=True, eq=False)

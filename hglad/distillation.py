@@ -13,14 +13,14 @@ from torch import Tensor
 
 from hglad import augment, search, training
 from hglad import experts as expert_trajectories
-from hglad.data import DataSet, DataSettings, RealData, load_data
+from hglad.data import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
 from hglad.experts import Experts, ExpertSettings, experts_key
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
-from hglad.priors import PixelPrior, Prior, load_prior, pixels, prior_hash, stylegan_xl
+from hglad.priors import PRIORS, PixelPrior, Prior, load_prior, pixels, prior_card, prior_hash
 from hglad.profile import MetricSettings, Profile, SurrogateSettings, changed
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
@@ -30,6 +30,8 @@ from hglad.storage import read_metadata, read_tensors
 from hglad.training import train_classifier
 
 SAVE_EVERY = 30  # seconds between two saved states
+WITHOUT_GENERATOR = {key: getattr(SearchSettings, key) for key in ("average", *search.LATER)}
+"""Search settings that mean something with a generator only, as pixels take them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class DistillationSettings:
         if "layer" in changes:
             settings = replace(settings, layer=changes.pop("layer"))
         if kind == "pixels":
-            settings = replace(settings, average=1)  # there are no latents to average
+            settings = replace(settings, **WITHOUT_GENERATOR)
         prior = "pixels" if kind == "pixels" else profile.prior
         if prior is None:
             raise HgladError(
@@ -115,6 +117,10 @@ class DistillationSettings:
         for key in ("options", "experts"):  # absent where there are none, as before they could be set
             if not used[key]:
                 del used[key]
+        del used["search"]["memory"]  # moves the last bits only
+        for key in search.LATER:
+            if getattr(self.search, key) == getattr(SearchSettings, key):
+                del used["search"][key]
         if self.kind != "single":
             used["search"].pop("layer")
         return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
@@ -125,7 +131,9 @@ class DistillationSettings:
             "search": search.VERSION,
             "augment": augment.VERSION,
             "training": training.VERSION,
-            "prior": pixels.VERSION if self.prior == "pixels" else stylegan_xl.VERSION,
+            "prior": pixels.VERSION
+            if self.prior == "pixels"
+            else PRIORS.version(prior_card(self.prior)["kind"]),
             "objective": OBJECTIVES.version(self.objective),
             "metric": METRICS.version(self.metric.name),
             "surrogate": NETWORKS.version(self.surrogate.network["name"]),
@@ -225,6 +233,7 @@ def _search(
     real, classes = data.train, len(data.train.classes)
     objective = _objective(settings, real, device, experts)
     prior = _prior(settings, data, device)
+    settings = replace(settings, search=replace(settings.search, labels=_prior_labels(settings, data, prior)))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
     return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng)
@@ -253,7 +262,30 @@ def _objective(
 def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:
     if settings.prior == "pixels":
         return PixelPrior(data.train, settings.search.start)
-    return load_prior(settings.prior, device)
+    prior = load_prior(settings.prior, device).set_precision(settings.search.precision)
+    return prior.set_truncation(settings.search.truncation)
+
+
+def _prior_labels(settings: DistillationSettings, data: DataSet, prior: Prior) -> tuple[int, ...]:
+    """Class of the generator for each class of the data.
+
+    Raises:
+        HgladError: they do not follow from the numbers of classes, or do not exist.
+    """
+    classes, labels = len(data.train.classes), settings.search.labels
+    if settings.prior == "pixels" or prior.settings.c_dim == 0:
+        return ()
+    known = prior.settings.c_dim
+    if not labels and known == classes:
+        return ()
+    if not labels and known == 1000:
+        labels = IMAGENET_SUBSETS.get(settings.data.name, ())
+    if len(labels) != classes or not all(0 <= label < known for label in labels):
+        raise HgladError(
+            f"search.labels is {list(labels)}: the generator {settings.prior} has {known} classes, "
+            f"expected one of 0 to {known - 1} for each of the {classes} classes of {settings.data.name}"
+        )
+    return labels
 
 
 class _Progress:

@@ -160,17 +160,23 @@ def cross_architecture(profile: Profile) -> Experiment:
     return Experiment(profile, tasks)
 
 
-WITH_PRIOR = {
-    f.__name__: f for f in (glad_baseline, hierarchical_search, metric_ablation, cross_architecture)
+EXPERIMENTS = {
+    f.__name__: f
+    for f in (matching_objectives, glad_baseline, hierarchical_search, metric_ablation, cross_architecture)
 }
-EXPERIMENTS = {"matching_objectives": matching_objectives} | WITH_PRIOR
 
 
 def experiments_of(profile: Profile) -> list[str]:
-    """Experiments that a profile has the settings for: with a prior those of the paper."""
-    return (["matching_objectives"] if profile.objectives else []) + (
-        list(WITH_PRIOR) if profile.prior else []
-    )
+    """Experiments that a profile has the settings for: without a prior the objectives in pixel space only."""
+    hierarchical = "hierarchical" in profile.sets["searches"]
+    wanted = {
+        "matching_objectives": bool(profile.objectives),
+        "glad_baseline": profile.prior is not None,
+        "hierarchical_search": hierarchical,
+        "metric_ablation": hierarchical and profile.studies.ablation_seeds > 0,
+        "cross_architecture": hierarchical and profile.studies.cross_seeds > 0,
+    }
+    return [name for name in EXPERIMENTS if wanted[name]]
 
 
 def plan(profile: Profile, only: str | None = None) -> list:

@@ -72,6 +72,9 @@ def main_table(rows: pd.DataFrame) -> Table:
 def prior_table(prior: str) -> Table:
     """What the card of a generator says of its training and of its samples."""
     card = prior_card(prior)
+    if "quality" not in card:
+        origin = f"none: weights drawn from seed {card['seed']}" if "seed" in card else "not by this project"
+        return Table(pd.DataFrame({"": ["training"], prior: [origin]}))
     quality, provenance = card["quality"], card["provenance"]
     rows = {
         "training": f"{card['training']['steps']} steps of {card['training']['batch_size']} images, "

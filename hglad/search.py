@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,16 @@ from hglad.finite import FiniteCheck
 from hglad.metrics import Metric
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
+from hglad.priors.pullback import Pullback
+from hglad.priors.stylegan_xl import PRECISIONS
 from hglad.storage import read_metadata, read_tensors, write_tensors
 
 VERSION = 1  # raise when the same settings and seed give another set
 LOOK_EVERY = 10  # steps of a GPU between two looks at whether values are finite
 KINDS = ("pixels", "single", "hierarchical")
+FEATURES = ("generated", "gaussian")
+LATER = ("truncation", "labels", "features", "lr_weights", "precision")
+"""Settings that came later: absent from a fingerprint where they have their defaults, as before they came."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class SearchSettings:
     """Features are clamped to +- clip when a stage begins; none is without. Source: H-GLaD, released code."""
     average: int = 1
     """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
+    truncation: float = 1.0
+    """Pull of the starting latents towards the mean of their class: 1 none, 0 all the way."""
+    labels: tuple[int, ...] = ()
+    """Class of the generator for each class of the data; empty: the same (ImageNet's for its subsets)."""
+    features: str = "generated"
+    """Features that the first stage starts from: `generated` by the layers before it, or `gaussian` noise
+    with their mean and deviation per channel. Source: GLaD."""
+    lr_weights: float = 0.0
+    """Learning rate of the generator's own weights, optimised along with the latents; 0 leaves them frozen."""
+    precision: str = "float32"
+    """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
+    memory: float | None = None
+    """GiB that the generator's graph may take; none: half of this process's share of the device's memory."""
     start: str = "real"
     """Start of the pixel prior: `real` (DM) or `noise` (DC)."""
     selection: str = "metric"
@@ -58,6 +76,10 @@ class SearchSettings:
         _expect(self.select_every >= 1, "select_every", self.select_every, "at least 1")
         _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
         _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
+        _expect(self.features in FEATURES, "features", self.features, " or ".join(FEATURES))
+        _expect(0 <= self.truncation <= 1, "truncation", self.truncation, "0 to 1")
+        _expect(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
+        _expect(self.memory is None or self.memory > 0, "memory", self.memory, "a positive number of GiB")
         _expect(
             self.stages == tuple(sorted(set(self.stages))), "stages", self.stages, "ascending split points"
         )
@@ -126,8 +148,8 @@ class SearchState:
     """Where the search stands."""
     velocity: Latents
     """Momentum of SGD."""
-    rates: tuple[float, float] | None
-    """Learning rates of (w, f) in this stage; `None` before its first step."""
+    rates: tuple[float, ...] | None
+    """Learning rate of each tensor of the latents in this stage; `None` before its first step."""
     stage_best: Latents
     """Latents of the best iterate of this stage, where the next one starts."""
     stage_distance: float
@@ -157,7 +179,7 @@ class SearchState:
     @property
     def finite(self) -> bool:
         """Whether the next step can start from here; asking waits for the device."""
-        latents = [x for pair in (self.latents, self.velocity) for x in _pair(pair) if x is not None]
+        latents = [x for each in (self.latents, self.velocity) for x in each.tensors().values()]
         return all(bool(x.isfinite().all()) for x in (*latents, *self.objective.values()))
 
     @property
@@ -195,6 +217,7 @@ class Search:
         self.labels, self.settings, self.generator = labels, settings, generator
         self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1, objective.rates)
         self.stages = plan_stages(kind, settings, prior.layers)
+        self.pullback = Pullback(prior, settings.memory)
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
         """Yield the state after every step (and at the start of every stage), from the start or from `state`.
@@ -221,9 +244,15 @@ class Search:
         return sum(stage.steps for stage in self.stages[: state.stage]) + state.step
 
     def _first_state(self) -> SearchState:
+        settings, layer = self.settings, self.stages[0].layer
+        labels = self.labels if not settings.labels else self.labels.new_tensor(settings.labels)[self.labels]
         with torch.no_grad():
-            latents = self.prior.sample(self.labels, self.generator, self.settings.average)
-            latents = self._enter(latents, 0, self.stages[0].layer)
+            latents = self.prior.sample(labels, self.generator, settings.average, settings.truncation)
+            if settings.lr_weights:
+                latents = replace(latents, weights=self.prior.weights(layer))
+            latents = self._enter(latents, 0, layer)
+            if settings.features == "gaussian":
+                latents = replace(latents, f=gaussian_features(latents.f, self.generator))
         return self._begin(0, latents, images=torch.empty(0), distance=float("inf"), best=(0, 0), history=())
 
     def _next_stage(self, state: SearchState) -> SearchState:
@@ -244,8 +273,9 @@ class Search:
             return Latents(None, latents.f)
         if self.settings.clip is not None:
             bounded = latents.f.nan_to_num(0.0).clamp(-self.settings.clip, self.settings.clip)
-            latents = Latents(latents.w, bounded)
-        return latents
+            latents = replace(latents, f=bounded)
+        used = self.prior.weights(target) if latents.weights else {}
+        return replace(latents, weights={name: latents.weights[name] for name in used})
 
     def _begin(self, stage: int, latents: Latents, **best) -> SearchState:
         still = latents.map(torch.zeros_like)
@@ -259,15 +289,13 @@ class Search:
         stage = self.stages[state.stage]
         gradient, logs = self._gradient(state)
         rates = state.rates or self._rates(state.latents, gradient, stage)
-        velocity = _combine(lambda v, g: self.settings.momentum * v + g, state.velocity, gradient)
-        moved = [
-            None if x is None else x - rate * v
-            for x, v, rate in zip(_pair(state.latents), _pair(velocity), rates, strict=True)
-        ]
+        velocity = _combine(lambda _, v, g: self.settings.momentum * v + g, state.velocity, gradient)
+        rate_of = dict(zip(state.latents.tensors(), rates, strict=True))
+        moved = _combine(lambda name, x, v: x - rate_of[name] * v, state.latents, velocity)
         state = replace(
             state,
             step=state.step + 1,
-            latents=Latents(*moved),
+            latents=moved,
             velocity=velocity,
             rates=rates,
             logs=logs,
@@ -280,24 +308,19 @@ class Search:
 
     def _gradient(self, state: SearchState) -> tuple[Latents, dict[str, Tensor]]:
         """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
-        variables = state.latents.map(lambda x: x.detach().requires_grad_())
-        images = self.prior.decode(variables, self.stages[state.stage].layer)
-        image_gradient, logs = self.objective.gradient(
-            images.detach(), self.labels, self.real, self.generator
-        )
-        self.finite.note(*self._place(state), images.detach(), logs["loss"], image_gradient)
-        inputs = [x for x in _pair(variables) if x is not None]
-        gradients = iter(torch.autograd.grad(images, inputs, image_gradient))
-        return variables.map(lambda _: next(gradients)), logs
+        images, pull = self.pullback(state.latents, self.stages[state.stage].layer)
+        image_gradient, logs = self.objective.gradient(images, self.labels, self.real, self.generator)
+        self.finite.note(*self._place(state), images, logs["loss"], image_gradient)
+        return pull(image_gradient), logs
 
-    def _rates(self, latents: Latents, gradient: Latents, stage: Stage) -> tuple[float, float]:
-        rates = (stage.lr_w, stage.lr_f)
+    def _rates(self, latents: Latents, gradient: Latents, stage: Stage) -> tuple[float, ...]:
+        own, gradients = latents.tensors(), gradient.tensors()
+        usual = {"w": stage.lr_w, "f": stage.lr_f}
+        rates = [usual.get(name, self.settings.lr_weights) for name in own]
         if self.settings.rates == "absolute":
-            return rates
-        return tuple(
-            0.0 if x is None else rate * (x.norm() / g.norm().clamp(min=1e-12)).item()
-            for x, g, rate in zip(_pair(latents), _pair(gradient), rates, strict=True)
-        )
+            return tuple(rates)
+        sizes = [(own[name].norm() / gradients[name].norm().clamp(min=1e-12)).item() for name in own]
+        return tuple(rate * size for rate, size in zip(rates, sizes, strict=True))
 
     @torch.no_grad()
     def _measure(self, state: SearchState) -> SearchState:
@@ -321,14 +344,17 @@ class Search:
         return f"step {state.step} of stage {name}", f"search.{key} ({getattr(self.settings, key)})"
 
 
-def _pair(latents: Latents) -> tuple[Tensor | None, Tensor | None]:
-    return latents.w, latents.f
+def gaussian_features(features: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise with the mean and standard deviation of each channel of features (n, channels, height, width)."""
+    deviation, mean = torch.std_mean(features, dim=(0, 2, 3), keepdim=True)
+    noise = torch.randn(features.shape, generator=generator, device=generator.device)
+    return mean + deviation * noise.to(features)
 
 
 def _combine(function, first: Latents, second: Latents) -> Latents:
-    return Latents(
-        *(None if a is None else function(a, b) for a, b in zip(_pair(first), _pair(second), strict=True))
-    )
+    """`function(name, a, b)` of each tensor."""
+    other = second.tensors()
+    return Latents.of({name: function(name, x, other[name]) for name, x in first.tensors().items()})
 
 
 LATENT_FIELDS = ("latents", "velocity", "stage_best")
@@ -341,9 +367,8 @@ def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metad
     """Write a state, with further tensors and metadata of the caller's; `decoded` is left out."""
     tensors = tensors | {name: getattr(state, name) for name in TENSOR_FIELDS}
     for name in LATENT_FIELDS:
-        for part, value in asdict(getattr(state, name)).items():
-            if value is not None:
-                tensors[f"{name}.{part}"] = value
+        own = getattr(state, name).tensors()
+        tensors |= {f"{name}.{part}": value for part, value in own.items()}
     tensors |= {f"{OBJECTIVE}{name}": value for name, value in state.objective.items()}
     plain = {name: getattr(state, name) for name in PLAIN_FIELDS}
     write_tensors(path, tensors, metadata | {"state": json.dumps(plain)})
@@ -357,8 +382,8 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
     """
     tensors = {name: tensor.clone() for name, tensor in read_tensors(path, device).items()}
     plain = json.loads(read_metadata(path)["state"])
-    latents = {name: Latents(tensors.get(f"{name}.w"), tensors.get(f"{name}.f")) for name in LATENT_FIELDS}
-    objective = {n.removeprefix(OBJECTIVE): x for n, x in tensors.items() if n.startswith(OBJECTIVE)}
+    latents = {name: Latents.of(_below(tensors, f"{name}.")) for name in LATENT_FIELDS}
+    objective = _below(tensors, OBJECTIVE)
     return SearchState(
         objective=objective,
         images=tensors["images"],
@@ -369,3 +394,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
         best=tuple(plain["best"]),
         history=tuple((stage, step, distance) for stage, step, distance in plain["history"]),
     )
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

@@ -20,7 +20,7 @@ def measured(tmp_path, capsys, *words: str) -> tuple[dict, str]:
 
 def check(row: dict, out: str) -> None:
     """Equal gradients, and a row that holds together."""
-    assert row["difference"] < 1e-4
+    assert row["difference"] < (0.05 if "bfloat16" in row["name"] else 1e-4)
     assert row.get("difference_float64", 0) < 1e-6
     assert row["n"] == 1
     for side in ("fast", "plain"):

@@ -155,10 +155,13 @@ def test_a_set_that_cannot_be_made_is_a_clear_error(settings, classifier):
         distill(replace(settings, metric=replace(METRIC, name="class_relevent")), classifier=classifier)
 
 
-WORDS = {"rates": "absolute", "selection": "last", "start": "noise", "stages": (0, 3)}
+WORDS = {
+    "rates": "absolute", "selection": "last", "start": "noise", "stages": (0, 3), "truncation": 0.5,
+    "labels": (0,), "features": "gaussian", "precision": "bfloat16",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SearchSettings)])
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(SearchSettings) if f.name != "memory"])
 def test_every_setting_of_the_search_changes_the_fingerprint(settings, name):
     settings = replace(settings, kind="single")
     value = WORDS[name] if name in WORDS else getattr(SEARCH, name) + 1
@@ -191,8 +194,12 @@ def test_every_other_setting_changes_the_fingerprint(settings, change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"metric": replace(METRIC, compared=())}, {"search": replace(SEARCH, layer=1)}],
-    ids=["compared metrics", "layer of another search"],
+    [
+        {"metric": replace(METRIC, compared=())},
+        {"search": replace(SEARCH, layer=1)},
+        {"search": replace(SEARCH, memory=1.0)},
+    ],
+    ids=["compared metrics", "layer of another search", "memory"],
 )
 def test_settings_without_a_part_in_the_result_leave_the_fingerprint(settings, change):
     assert replace(settings, **change).fingerprint == settings.fingerprint

@@ -430,7 +430,7 @@ class RealImages:
     """Stands for a perfect generator: a sample of a class is one of its training images."""
 
     def __init__(self, prior: StyleGANXL, real):
-        self.mapping, self.settings, self.real = prior.mapping, prior.settings, real
+        self.parameters, self.settings, self.real = prior.parameters, prior.settings, real
 
     def sample(self, labels, generator):
         starts, counts = torch.tensor(self.real.offsets)[labels], torch.tensor(self.real.counts)[labels]

@@ -65,8 +65,8 @@ def make_search(few_digits, tiny_prior, metric):
 
 
 def tensors_of(state: SearchState) -> list[torch.Tensor]:
-    parts = [x for name in ("latents", "velocity", "stage_best") for x in vars(getattr(state, name)).values()]
-    return [*(part for part in parts if part is not None), state.images, state.rng]
+    names = ("latents", "velocity", "stage_best")
+    return [*(x for name in names for x in getattr(state, name).tensors().values()), state.images, state.rng]
 
 
 def plain_of(state: SearchState) -> list:
@@ -175,8 +175,8 @@ class DoublePrior:
         self.double.double().eval()
         self.advance, self.decode = self.double.advance, self.double.decode
 
-    def sample(self, labels, generator, average=1):
-        return self.single.sample(labels, generator, average).map(lambda x: x.double())
+    def sample(self, labels, generator, average=1, truncation=1.0):
+        return self.single.sample(labels, generator, average, truncation).map(lambda x: x.double())
 
 
 @pytest.mark.parametrize("layer", range(4))
@@ -211,7 +211,7 @@ def test_the_next_stage_starts_from_the_same_images(make_search):
     for before, after in changes:
         assert after.step == 0 and after.rates is None
         torch.testing.assert_close(after.decoded, before.decoded, rtol=1e-5, atol=1e-6)
-        assert not any(x.any() for x in vars(after.velocity).values() if x is not None)
+        assert not any(x.any() for x in after.velocity.tensors().values())
 
 
 def test_the_next_stage_starts_from_the_best_of_the_last_one(make_search, tiny_prior):
@@ -261,7 +261,59 @@ def test_relative_rates_move_by_a_share_of_the_norm(make_search):
 def test_absolute_rates_are_taken_as_they_are(make_search):
     states = list(make_search(**ABSOLUTE).run())
     assert {state.rates for state in states if state.stage < 2 and state.step} == {(0.1, 1.0)}
-    assert {state.rates for state in states if state.stage == 2 and state.step} == {(0.0, 1.0)}
+    assert {state.rates for state in states if state.stage == 2 and state.step} == {(1.0,)}
+
+
+def test_truncation_pulls_the_start_to_the_mean_of_the_class(make_search, tiny_prior):
+    start, half, mean = (next(make_search(truncation=t).run()).latents.w for t in (1.0, 0.5, 0.0))
+    torch.testing.assert_close(mean, tiny_prior.mapping.w_avg[:, None].expand_as(mean))
+    torch.testing.assert_close(half, (start + mean) / 2)
+
+
+def test_labels_choose_the_classes_of_the_generator(make_search, tiny_prior):
+    usual, same, other = (
+        next(make_search(ipc=2, labels=labels).run()).latents.w
+        for labels in ((), tuple(range(10)), (3, 1, *range(8)))
+    )
+    assert torch.equal(same, usual) and not torch.equal(other, usual)
+    drawn = tiny_prior.sample(torch.tensor([3, 1, *range(8)]).repeat_interleave(2), seeded()).w
+    assert torch.equal(other, drawn)
+
+
+def test_gaussian_features_have_the_moments_of_the_generated_ones(make_search):
+    generated, noise = (
+        next(make_search("single", layer=2, ipc=20, features=kind, clip=None).run()).latents
+        for kind in ("generated", "gaussian")
+    )
+    assert torch.equal(generated.w, noise.w) and not torch.equal(generated.f, noise.f)
+    for moment in (torch.mean, torch.std):
+        expected, found = (moment(x.f, dim=(0, 2, 3)) for x in (generated, noise))
+        torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1 * generated.f.std().item())
+    correlation = torch.corrcoef(torch.stack([generated.f.flatten(), noise.f.flatten()]))[0, 1]
+    assert abs(correlation) < 0.9  # what is left is that channels have their means
+
+
+def test_weights_of_the_generator_move_with_the_latents(make_search, tiny_prior):
+    before = {name: x.clone() for name, x in tiny_prior.named_parameters()}
+    states = list(make_search(stages=(1, 3, 4), lr_weights=0.05, steps=6, clip=None, **ABSOLUTE).run())
+    for stage, layer in ((0, 1), (1, 3)):
+        first, *rest = [state for state in states if state.stage == stage]
+        assert first.latents.weights.keys() == tiny_prior.weights(layer).keys()
+        for name, start in first.latents.weights.items():
+            moved = (rest[-1].latents.weights[name] - start).norm()
+            assert moved > 0
+            if stage == 0:
+                assert torch.equal(start, before[name])
+    second = next(state for state in states if state.stage == 1).latents.weights
+    assert any(not torch.equal(second[name], before[name]) for name in second)
+    assert all(torch.equal(x, before[name]) for name, x in tiny_prior.named_parameters())
+    assert states[-1].latents.weights == {}  # pixels have none
+
+
+@pytest.mark.parametrize("kind", ["single", "hierarchical"])
+def test_a_small_budget_of_memory_gives_the_same_search(make_search, kind):
+    usual, small = (list(make_search(kind, memory=memory).run())[-1] for memory in (None, 1e-9))
+    torch.testing.assert_close(small.images, usual.images, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("select_every", [1, 2, 3, 10])
@@ -331,7 +383,14 @@ def test_the_same_seed_gives_the_same_bits(make_search, kind):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"selection": "last"}, {"stages": (0, 3), "clip": None}, {"stages": (), **ABSOLUTE}]
+    "changes",
+    [
+        {},
+        {"selection": "last"},
+        {"stages": (0, 3), "clip": None},
+        {"stages": (), **ABSOLUTE},
+        {"lr_weights": 0.01, "features": "gaussian", "truncation": 0.5},
+    ],
 )
 def test_a_run_continues_from_every_step_with_the_same_bits(make_search, tmp_path, changes):
     states = list(make_search(**changes).run())

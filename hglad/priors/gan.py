@@ -1,7 +1,8 @@
-"""Adversarial training of a small StyleGAN-XL stem on a data set (`hglad prior train`)."""
+"""Adversarial training of a small generator of any family on a data set (`hglad prior train`)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from hglad.data import RealData
 from hglad.errors import HgladError
 from hglad.networks import initialise
 from hglad.priors.discriminator import Discriminator
-from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
+from hglad.priors.registry import Generator, family, generator_settings, kind_of
 from hglad.storage import publish
 
 VERSION = 1  # raise when the same settings and seed train another generator
@@ -23,8 +24,9 @@ VERSION = 1  # raise when the same settings and seed train another generator
 class GANSettings:
     """How a generator is trained; the defaults make the 16 px prior of the digits."""
 
-    generator: StyleGANXLSettings = field(default_factory=StyleGANXLSettings)
-    """The network; resolution, channels and classes follow the data set."""
+    generator: Any = field(default_factory=dict)
+    """The network: its `kind` (default `stylegan_xl`) and the settings of that family; resolution, channels
+    and classes follow the data set."""
     steps: int = 6000
     """Updates of the generator (and of the discriminator)."""
     batch_size: int = 32
@@ -47,6 +49,9 @@ class GANSettings:
     """Channels of the discriminator's first layer."""
     seed: int = 0
     """Seed of the initial weights and of every draw."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "generator", generator_settings(self.generator, "training.generator."))
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -76,7 +81,8 @@ class GANTraining:
         self.data, self.settings, self.classifier, self.step_count = data, settings, classifier, 0
         device = data.images.device
         self.rng = torch.Generator(device).manual_seed(settings.seed)
-        self.generator = StyleGANXL.random(settings.generator, self.rng).to(device).train()
+        network = family(kind_of(settings.generator)).random(settings.generator, self.rng)
+        self.generator = network.to(device).train()
         self.average = AveragedModel(
             self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
         )
@@ -158,10 +164,10 @@ class GANTraining:
             images = augmentation.draw(len(images), images.shape[-2:], self.rng)(images)
         return images
 
-    def finished(self) -> StyleGANXL:
-        """The averaged generator with measured class means, frozen."""
+    def finished(self) -> Generator:
+        """The averaged generator with the statistics of its samples, frozen."""
         network = self.average.module.eval().requires_grad_(False)
-        network.measure_w_avg(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
+        network.measure_statistics(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
         return network
 
     def save(self, path: Path, key: str = "", seconds: float = 0.0) -> None:

@@ -1,116 +1,31 @@
-"""StyleGAN-XL stem generator in plain PyTorch: class-conditional mapping, alias-free synthesis layers.
+"""StyleGAN-XL in plain PyTorch: class-conditional mapping, alias-free layers, super-resolution heads.
 
 Sauer et al., SIGGRAPH 2022, on top of StyleGAN3 (Karras et al., NeurIPS 2021). Tensor names are those of the
-official networks. Two rewritings make a layer cheap without changing its function: styles scale the input and
-the demodulation scales the output of one shared convolution, and resampling is two dense matrices.
+official networks. Three rewritings make a layer cheap without changing its function: styles scale the input
+and the demodulation scales the output of one shared convolution, resampling is two dense matrices, and what
+happens between two resamplings is one operation (`hglad.priors.filtered`).
 """
 
 import math
-from dataclasses import dataclass, fields
 from typing import Self
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.priors.base import Latents
-from hglad.priors.resample import downsampling_matrix, lowpass, resample_transposed, upsampling_matrix
+from hglad.priors.base import Latents, check_split_points, check_tensors
+from hglad.priors.filtered import filtered_leaky_relu
+from hglad.priors.geometry import LayerGeometry, LayerPlan, StyleGANXLSettings, plan_layers
+from hglad.priors.registry import PRIORS
+from hglad.priors.resample import downsampling_matrix, lowpass, upsampling_matrix
+from hglad.registry import unknown
 
 VERSION = 1  # raise when the same tensors give other images
 ACTIVATION_GAIN = math.sqrt(2)  # keeps the variance behind a leaky ReLU
-
-
-@dataclass(frozen=True)
-class StyleGANXLSettings:
-    """Constructor settings; the defaults of the constants are those of the released models."""
-
-    z_dim: int = 64
-    """Dimensions of the input noise."""
-    c_dim: int = 10
-    """Number of classes."""
-    w_dim: int = 512
-    """Dimensions of a style vector."""
-    img_resolution: int = 32
-    """Height and width of the images in pixels."""
-    img_channels: int = 3
-    """Channels of the images."""
-    channel_base: int = 32768
-    """Channels are channel_base / 2 / cutoff frequency, at most channel_max."""
-    channel_max: int = 512
-    """Largest number of channels of a layer."""
-    num_layers: int = 7
-    """Synthesis layers before the one that makes the image."""
-    conv_kernel: int = 3
-    """Kernel size of the convolutions in pixels."""
-    use_radial_filters: bool = False
-    """Radially symmetric down-sampling filters (StyleGAN3-R); StyleGAN-XL has none."""
-    embedding: tuple[int, int] = (1000, 320)
-    """Rows and dimensions of the class embedding."""
-    num_critical: int = 2
-    """Critically sampled layers at the end."""
-    first_cutoff: float = 2.0
-    """Cutoff frequency of the input features in cycles per image."""
-    first_stopband: float = 2**2.1
-    """Stopband frequency of the input features in cycles per image."""
-    last_stopband_rel: float = 2**0.3
-    """Stopband of the last layer relative to its cutoff."""
-    margin_size: int = 10
-    """Pixels around the image that the layers before the critical ones compute too."""
-    filter_size: int = 6
-    """Filter taps per pixel of the lower sampling rate."""
-    lrelu_upsampling: int = 2
-    """Oversampling during the non-linearity."""
-    conv_clamp: float = 256.0
-    """Features are clamped to +- this value after the non-linearity."""
-    output_scale: float = 0.25
-    """Factor from the last layer's output to the image in [-1, 1]."""
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Self:
-        """Take the fields out of `values`; other keys of a card (`layer_names`, ...) are left to the caller.
-
-        Raises:
-            HgladError: settings of a network that this class cannot be.
-        """
-        kind = values.get("kind", "stem")
-        if kind != "stem":
-            raise HgladError(f"generator kind '{kind}' is not supported: expected 'stem'")
-        if values.get("use_radial_filters"):
-            raise HgladError("use_radial_filters=True is StyleGAN3-R: expected a StyleGAN-XL network (False)")
-        known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in values.items() if key in known}
-        return cls(**values | {"embedding": tuple(values.get("embedding", cls.embedding))})
-
-
-@dataclass(frozen=True)
-class LayerGeometry:
-    """Sampling of one feature map: frequencies in cycles per image, sizes in pixels."""
-
-    cutoff: float
-    half_width: float
-    sampling_rate: int
-    size: int
-    channels: int
-
-
-def layer_geometries(settings: StyleGANXLSettings) -> list[LayerGeometry]:
-    """Geometry behind each of the num_layers + 1 layers (Karras et al. 2021, section 3.2)."""
-    s = settings
-    last_cutoff = s.img_resolution / 2
-    geometries = []
-    for index in range(s.num_layers + 1):
-        exponent = min(index / (s.num_layers - s.num_critical), 1)
-        cutoff = s.first_cutoff * (last_cutoff / s.first_cutoff) ** exponent
-        stopband = s.first_stopband * (last_cutoff * s.last_stopband_rel / s.first_stopband) ** exponent
-        rate = 2 ** math.ceil(math.log2(min(stopband * 2, s.img_resolution)))
-        padded = index < s.num_layers + 1 - s.num_critical
-        size = rate + 2 * s.margin_size if padded else s.img_resolution
-        channels = round(min(s.channel_base / 2 / cutoff, s.channel_max))
-        if index == s.num_layers:
-            channels = s.img_channels
-        geometries.append(LayerGeometry(cutoff, max(stopband, rate / 2) - cutoff, rate, size, channels))
-    return geometries
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Linear(nn.Module):
@@ -144,17 +59,24 @@ class Mapping(nn.Module):
 
     def __init__(self, settings: StyleGANXLSettings):
         super().__init__()
-        z_dim, w_dim = settings.z_dim, settings.w_dim
-        self.embed = nn.Embedding.from_pretrained(torch.ones(settings.embedding), freeze=False)
-        self.embed_proj = Linear(settings.embedding[1], z_dim)
-        self.fc0 = Linear(2 * z_dim, w_dim, lr_multiplier=0.01)
+        z_dim, w_dim, self.conditional = settings.z_dim, settings.w_dim, settings.c_dim > 0
+        if self.conditional:
+            self.embed = nn.Embedding.from_pretrained(torch.ones(settings.embedding), freeze=False)
+            self.embed_proj = Linear(settings.embedding[1], z_dim)
+        self.fc0 = Linear((1 + self.conditional) * z_dim, w_dim, lr_multiplier=0.01)
         self.fc1 = Linear(w_dim, w_dim, lr_multiplier=0.01)
-        self.register_buffer("w_avg", torch.zeros(settings.c_dim, w_dim))
+        shape = (settings.c_dim, w_dim) if self.conditional else (w_dim,)
+        self.register_buffer("w_avg", torch.zeros(shape))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:  # (n, z_dim), (n,) -> (n, w_dim)
-        condition = unit_rms(leaky_relu(self.embed_proj(self.embed(labels))))
-        x = torch.cat([unit_rms(z), condition], dim=1)
+        x = unit_rms(z)
+        if self.conditional:
+            x = torch.cat([x, unit_rms(leaky_relu(self.embed_proj(self.embed(labels))))], dim=1)
         return leaky_relu(self.fc1(leaky_relu(self.fc0(x))))
+
+    def mean(self, labels: Tensor) -> Tensor:
+        """Mean w of each label's class, (n, w_dim)."""
+        return self.w_avg[labels] if self.conditional else self.w_avg.expand(len(labels), -1)
 
 
 class SynthesisInput(nn.Module):
@@ -202,18 +124,19 @@ class SynthesisInput(nn.Module):
 class SynthesisLayer(nn.Module):
     """Modulated convolution, then a leaky ReLU between up- and down-sampling (Karras et al. 2021, 3.2)."""
 
-    def __init__(
-        self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry, to_image: bool
-    ):
+    def __init__(self, settings: StyleGANXLSettings, plan: LayerPlan):
         super().__init__()
-        self.to_image, self.clamp = to_image, settings.conv_clamp
-        kernel = 1 if to_image else settings.conv_kernel
-        self.affine = Linear(settings.w_dim, source.channels, bias=1.0)
-        self.weight = nn.Parameter(torch.ones(target.channels, source.channels, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(target.channels))
+        self.plan, self.to_image, self.clamp = plan, plan.to_image, settings.conv_clamp
+        self.dtype = torch.float32
+        """Number format of the convolution and what follows it; set by `StyleGANXL.set_precision`."""
+        kernel = 1 if plan.to_image else settings.conv_kernel
+        channels = plan.source.channels
+        self.affine = Linear(settings.w_dim, channels, bias=1.0)
+        self.weight = nn.Parameter(torch.ones(plan.target.channels, channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(plan.target.channels))
         self.register_buffer("magnitude_ema", torch.ones([]))
-        if not to_image:
-            self._design_filters(settings, source, target)
+        if not plan.to_image:
+            self._design_filters(settings, plan.source, plan.target)
 
     def _design_filters(
         self, settings: StyleGANXLSettings, source: LayerGeometry, target: LayerGeometry
@@ -231,68 +154,71 @@ class SynthesisLayer(nn.Module):
         identity = torch.ones(1)
         up_filter = identity if self.up_filter is None else self.up_filter.cpu()
         down_filter = identity if self.down_filter is None else self.down_filter.cpu()
-        total = (
-            (self.out_size - 1) * self.down
-            + 1
-            - self.conv_size * self.up
-            + len(up_filter)
-            + len(down_filter)
-            - 2
-        )
-        low = (total + self.up) // 2
-        up = upsampling_matrix(up_filter, self.conv_size, self.up, (low, total - low))
-        self.register_buffer("up_matrix", up.to(self.weight.device), persistent=False)
+        large = (self.out_size - 1) * self.down + 1 - self.conv_size * self.up
+        padding = large + len(up_filter) + len(down_filter) - 2
+        low = (padding + self.up) // 2  # symmetric about the image (Karras et al. 2021, C.3)
+        up = upsampling_matrix(up_filter, self.conv_size, self.up, (low, padding - low))
+        self.register_buffer("up_matrix", up.to(self.weight), persistent=False)
         gain = math.sqrt(ACTIVATION_GAIN)  # once per axis
         down = downsampling_matrix(down_filter, len(up), self.down) * gain
-        self.register_buffer("down_matrix", down.to(self.weight.device), persistent=False)
+        self.register_buffer("down_matrix", down.to(self.weight), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Features (n, out, h', w') of features (n, in, h, w) and styles (n, w_dim)."""
         if self.training:
-            self.magnitude_ema.lerp_(x.detach().square().mean(), 1e-3)
+            self.magnitude_ema.lerp_(x.detach().float().square().mean(), 1e-3)
         styles = self.affine(w)
         gain = self.magnitude_ema.rsqrt()
         if self.to_image:
             styles = styles / math.sqrt(self.weight[0].numel())
-            x = F.conv2d(x * (styles * gain)[:, :, None, None], self.weight, self.bias)
+            x = F.conv2d(self._scaled(x, styles * gain), *self._cast(self.weight, self.bias))
             return x.clamp(-self.clamp, self.clamp)
         weight = self.weight * self.weight.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
         styles = styles * styles.square().mean(dim=1, keepdim=True).rsqrt()
         demodulation = (styles.square() @ weight.square().sum(dim=(2, 3)).T + 1e-8).rsqrt()  # (n, out)
-        x = F.conv2d(x * (styles * gain)[:, :, None, None], weight, padding=weight.shape[-1] - 1)
-        x = torch.addcmul(self.bias[:, None, None], x, demodulation[:, :, None, None])
-        x = F.leaky_relu(resample_transposed(x, self.up_matrix), 0.2)  # its gain is in down_matrix
-        limit = self.clamp / ACTIVATION_GAIN
-        return resample_transposed(F.hardtanh(x, -limit, limit), self.down_matrix)  # clamp, cheaper backward
+        if self.dtype == torch.float16:  # its range ends at 65,504: keep the sums of the convolution near 1
+            fan_in = math.sqrt(weight[0].numel())
+            weight, demodulation = weight / fan_in, demodulation * fan_in
+        x = F.conv2d(self._scaled(x, styles * gain), *self._cast(weight), padding=weight.shape[-1] - 1)
+        rest = self._cast(demodulation, self.bias, self.up_matrix, self.down_matrix)
+        return filtered_leaky_relu(x, *rest, self.clamp / ACTIVATION_GAIN)  # its gain is in down_matrix
+
+    def _scaled(self, x: Tensor, scale: Tensor) -> Tensor:
+        x, scale = self._cast(x, scale)
+        return x * scale[:, :, None, None]
+
+    def _cast(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in this layer's format; float64 networks stay as they are."""
+        if self.dtype == torch.float32:
+            return tuple(x.to(self.weight.dtype) for x in tensors)
+        return tuple(x.to(self.dtype) for x in tensors)
 
 
 class Synthesis(nn.Module):
-    """The Fourier input and num_layers + 1 synthesis layers, under their official names."""
+    """The Fourier input and the synthesis layers, under their official names."""
 
     def __init__(self, settings: StyleGANXLSettings):
         super().__init__()
-        geometries = layer_geometries(settings)
-        self.input = SynthesisInput(settings, geometries[0])
-        self.layer_names = []
-        for index, target in enumerate(geometries):
-            source = geometries[max(index - 1, 0)]
-            name = f"L{index}_{target.size}_{target.channels}"
-            setattr(
-                self, name, SynthesisLayer(settings, source, target, to_image=index == settings.num_layers)
-            )
-            self.layer_names.append(name)
+        plans = plan_layers(settings)
+        self.input = SynthesisInput(settings, plans[0].source)
+        self.layer_names = [plan.name for plan in plans]
+        for plan in plans:
+            setattr(self, plan.name, SynthesisLayer(settings, plan))
 
     def layer(self, index: int) -> SynthesisLayer:
-        """Synthesis layer number `index`."""
+        """Synthesis layer at position `index`, which is not the number in its name behind a seam."""
         return getattr(self, self.layer_names[index])
 
 
+@PRIORS.register("stylegan_xl")
 class StyleGANXL(nn.Module):
-    """Class-conditional StyleGAN-XL stem, cut behind any of its layers (a `Prior`).
+    """StyleGAN-XL generator, cut behind any of its layers (a `Prior`).
 
     Split point 0 holds the Fourier input's features, split point n those after n synthesis layers, and the
-    last one ("pixels") the images themselves in [0, 1].
+    last one ("pixels") the images themselves in [0, 1]. An unconditional one (`c_dim` 0) ignores labels.
     """
+
+    Settings = StyleGANXLSettings
 
     def __init__(self, settings: StyleGANXLSettings):
         super().__init__()
@@ -300,6 +226,7 @@ class StyleGANXL(nn.Module):
         self.mapping = Mapping(settings)
         self.synthesis = Synthesis(settings)
         self.layers = ("input", *self.synthesis.layer_names[:-1], "pixels")
+        self.layer_names = self.synthesis.layer_names
         self.num_ws = len(self.layers)
 
     @classmethod
@@ -324,6 +251,18 @@ class StyleGANXL(nn.Module):
         return network.eval()
 
     @classmethod
+    def untrained(cls, settings: StyleGANXLSettings, generator: torch.Generator) -> Self:
+        """`random` with the running magnitudes and mean w of its own samples, frozen.
+
+        Magnitudes of 1, as training starts from them, halve the features and the contrast of the images;
+        training would bring them to what is measured here.
+        """
+        network = cls.random(settings, generator)
+        network.measure_magnitudes(generator)
+        network.measure_w_avg(generator)
+        return network.requires_grad_(False)
+
+    @classmethod
     def from_tensors(cls, settings: dict, tensors: dict[str, Tensor]) -> Self:
         """Build a frozen generator from its settings and its tensors under their official names.
 
@@ -334,7 +273,7 @@ class StyleGANXL(nn.Module):
         names = settings.get("layer_names", network.synthesis.layer_names)
         if list(names) != network.synthesis.layer_names:
             raise HgladError(f"settings give layers {network.synthesis.layer_names}: expected {list(names)}")
-        _check_tensors(network.state_dict(), tensors)
+        check_tensors(network.state_dict(), tensors)
         network.load_state_dict(tensors)
         network.build_matrices()
         return network.eval().requires_grad_(False)
@@ -344,6 +283,43 @@ class StyleGANXL(nn.Module):
         for index in range(len(self.synthesis.layer_names) - 1):
             self.synthesis.layer(index).build_matrices()
 
+    def set_precision(self, precision: str) -> Self:
+        """Compute the layers that StyleGAN-XL marks in `bfloat16` or `float16`; `float32` undoes it.
+
+        Raises:
+            HgladError: another format.
+        """
+        if precision not in PRECISIONS:
+            raise unknown("precision of a generator", precision, list(PRECISIONS))
+        for name in self.synthesis.layer_names:
+            layer = getattr(self.synthesis, name)
+            layer.dtype = PRECISIONS[precision] if layer.plan.bears_16_bit else torch.float32
+        return self
+
+    def set_truncation(self, truncation: float) -> Self:
+        """Nothing to prepare: truncation acts on w alone, where it is mapped."""
+        return self
+
+    def describe(self) -> pd.DataFrame:
+        """One row per split point: name, shape of the features and their sampling.
+
+        `rate` is in samples per image, `cutoff` in cycles per image, `scale` in pixels of the image per
+        sample; a map is larger than its rate by the margins that the layers compute around the image.
+        """
+        plans = plan_layers(self.settings)
+        maps = [plans[0].source, *(plan.target for plan in plans)]
+        return pd.DataFrame(
+            {
+                "layer": self.layers,
+                "channels": [each.channels for each in maps],
+                "size": [each.size for each in maps],
+                "rate": [each.sampling_rate for each in maps],
+                "cutoff": [each.cutoff for each in maps],
+                "scale": [self.settings.resolution / each.sampling_rate for each in maps],
+                "16 bit": [False, *(plan.bears_16_bit for plan in plans)],
+            }
+        ).rename_axis("split point")
+
     def map(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
         """Map noise (n, z_dim) and labels (n,) to styles (n, num_ws, w_dim).
 
@@ -351,28 +327,43 @@ class StyleGANXL(nn.Module):
         """
         w = self.mapping(z, labels)
         if truncation != 1:
-            w = self.mapping.w_avg[labels].lerp(w, truncation)
+            w = self.mapping.mean(labels).lerp(w, truncation)
         return w[:, None].repeat(1, self.num_ws, 1)
 
     @torch.no_grad()
     def measure_w_avg(self, generator: torch.Generator, count: int = 1000) -> None:
-        """Set the mean w of each class from `count` samples."""
-        for label in range(self.settings.c_dim):
+        """Set the mean w (of each class) from `count` samples."""
+        for row in self.mapping.w_avg.view(-1, self.settings.w_dim).split(1):
             z = torch.randn(count, self.settings.z_dim, generator=generator, device=generator.device)
-            labels = torch.full((count,), label, device=z.device)
-            self.mapping.w_avg[label] = self.mapping(z, labels).mean(dim=0)
+            label = row.storage_offset() // self.settings.w_dim
+            row.copy_(self.mapping(z, torch.full((count,), label, device=z.device)).mean(dim=0))
+
+    @torch.no_grad()
+    def measure_magnitudes(self, generator: torch.Generator, count: int = 32) -> None:
+        """Set each layer's running mean square, one layer after the other, from `count` samples."""
+        labels = torch.arange(count, device=generator.device) % max(self.settings.c_dim, 1)
+        latents = self.start(self.sample(labels, generator).w)
+        for index in range(len(self.layer_names)):
+            self.synthesis.layer(index).magnitude_ema.copy_(latents.f.square().mean())
+            latents = self.advance(latents, index, index + 1)
+
+    def measure_statistics(self, generator: torch.Generator) -> None:
+        """What training leaves to be measured: the mean w."""
+        self.measure_w_avg(generator)
 
     def start(self, w: Tensor) -> Latents:
         """Latents at split point 0: styles (n, num_ws, w_dim) and the Fourier input's features."""
         return Latents(w, self.synthesis.input(w[:, 0]))
 
-    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
+    def sample(
+        self, labels: Tensor, generator: torch.Generator, average: int = 1, truncation: float = 1.0
+    ) -> Latents:
         """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
         z = torch.randn(
             len(labels) * average, self.settings.z_dim, generator=generator, device=generator.device
         )
         with torch.no_grad():
-            w = self.map(z.to(labels.device), labels.repeat_interleave(average))
+            w = self.map(z.to(labels.device), labels.repeat_interleave(average), truncation)
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:
@@ -381,32 +372,25 @@ class StyleGANXL(nn.Module):
         Raises:
             HgladError: split points that are out of order or out of range.
         """
-        last = len(self.layers) - 1
-        if not 0 <= src <= dst <= last:
-            raise HgladError(
-                f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}"
-            )
-        w, x = latents.w, latents.f
+        check_split_points(src, dst, len(self.layers) - 1)
+        f = functional_call(self, latents.weights, (latents.w, latents.f, src, dst))
+        return Latents(latents.w, f, latents.weights)
+
+    def forward(self, w: Tensor, x: Tensor | None, src: int, dst: int) -> Tensor:
+        """Features at split point `dst` from those at `src` (see `advance`)."""
         if x is None:
             x = self.synthesis.input(w[:, 0])
         for index in range(src, dst):
             x = self.synthesis.layer(index)(x, w[:, index + 1])
-        if dst == last and src < last:
-            x = (x * self.settings.output_scale + 1) / 2
-        return Latents(w, x)
+        if src < dst == len(self.layers) - 1:
+            x = (x.to(w.dtype) * self.settings.output_scale + 1) / 2
+        return x
+
+    def weights(self, layer: int) -> dict[str, Tensor]:
+        """Parameters of the synthesis layers behind split point `layer`, by name."""
+        behind = tuple(f"synthesis.{name}." for name in self.synthesis.layer_names[layer:])
+        return {name: x.detach() for name, x in self.named_parameters() if name.startswith(behind)}
 
     def decode(self, latents: Latents, layer: int) -> Tensor:
         """Images (n, channels, height, width) in [0, 1], not clamped, from latents at split point `layer`."""
         return self.advance(latents, layer, len(self.layers) - 1).f
-
-
-def _check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    for name in sorted(expected.keys() | given.keys()):
-        if name not in given:
-            raise HgladError(f"tensor '{name}' is missing: expected shape {list(expected[name].shape)}")
-        if name not in expected:
-            raise HgladError(f"tensor '{name}' is not part of this generator: check the settings")
-        if expected[name].shape != given[name].shape:
-            raise HgladError(
-                f"tensor '{name}' has shape {list(given[name].shape)}: expected {list(expected[name].shape)}"
-            )

@@ -10,7 +10,7 @@ from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.networks import create_network
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
-from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.priors.registry import Generator, kind_of
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.settings import fingerprint, read_yaml, to_dict
@@ -66,7 +66,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     watch = Stopwatch(device)
     run = GANTraining(dataset.train, training, _guide(training, dataset.train))
     key = fingerprint(
-        replace(training, steps=0), dataset.train.content_hash, VERSION
+        _described(replace(training, steps=0)), dataset.train.content_hash, VERSION
     )  # steps can be raised later
     seconds = _train(run, out.with_suffix(".state"), key)
     generator = run.finished()
@@ -77,7 +77,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
             "content_hash": dataset.train.content_hash,
             "images": len(dataset.train.images),
         },
-        "training": to_dict(training),
+        "training": _described(training),
         "version": VERSION,
         "quality": measure_quality(generator, dataset, settings.quality),
         "provenance": provenance,
@@ -93,6 +93,12 @@ def _fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
         settings.generator, img_resolution=height, img_channels=channels, c_dim=len(real.classes)
     )
     return replace(settings, generator=network)
+
+
+def _described(settings: GANSettings) -> dict:
+    """Plain values with the family's name, as the YAML file has them."""
+    network = {"kind": kind_of(settings.generator)} | to_dict(settings.generator)
+    return to_dict(settings) | {"generator": network}
 
 
 def _guide(settings: GANSettings, real: RealData):
@@ -119,16 +125,16 @@ def _train(run: GANTraining, state: Path, key: str) -> float:
     return before + watch.seconds
 
 
-def draw_samples(generator: StyleGANXL, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_samples(generator: Generator, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """`count` images (n, channels, height, width) in [0, 1], equally many of each class, and labels (n,)."""
-    device = generator.mapping.w_avg.device
+    device = next(generator.parameters()).device
     labels = torch.arange(count, device=device) * generator.settings.c_dim // count
     rng = torch.Generator(device).manual_seed(seed)
     images = [generator.decode(generator.sample(part, rng), 0) for part in labels.split(100)]
     return torch.cat(images).clamp(0, 1), labels
 
 
-def measure_quality(generator: StyleGANXL, dataset: DataSet, settings: QualitySettings) -> dict:
+def measure_quality(generator: Generator, dataset: DataSet, settings: QualitySettings) -> dict:
     """Judge samples: do they show the class asked for, and do they teach what the real images teach?
 
     Returns:

@@ -1,0 +1,372 @@
+"""Released StyleGAN-XL networks to safetensors, without running anything of the file they come in.
+
+Such a pickle, as NVIDIA's training code writes them, is a dictionary of networks, {"G_ema": ..., "D": ...}.
+Each module of the authors is a call of `torch_utils.persistence._reconstruct_persistent_obj` with the source
+code of its class, which is passed over here, and with its attributes, which are all that is needed. A
+generator with super-resolution heads began as a stem from another file; its layers tell its structure.
+"""
+
+import itertools
+import math
+import mmap
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hglad.download import check_sum, fetch
+from hglad.errors import HgladError
+from hglad.priors.files import save_prior
+from hglad.priors.geometry import LayerPlan, StyleGANXLSettings, plan_layers
+from hglad.priors.pickled_tensors import PARAMETERS, TENSORS, TensorReader
+from hglad.priors.pickles import RECONSTRUCTORS, Record, describe, read_pickle
+from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.provenance import Stopwatch
+from hglad.registry import unknown
+
+ADDRESS = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models/{name}.pkl"
+RELEASED = (
+    "imagenet16", "imagenet32", "imagenet64", "imagenet128", "imagenet256", "imagenet512", "imagenet1024",
+    "cifar10", "ffhq256", "ffhq512", "ffhq1024", "pokemon256", "pokemon512", "pokemon1024",
+)  # fmt: skip
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+TORCH_MODULE = "torch.nn.modules."
+DICTIONARIES = {"collections.OrderedDict", "dnnlib.EasyDict", "dnnlib.util.EasyDict"}
+
+# The names that may occur. A generator is made of those in READ and REBUILDING. The discriminator in the same
+# file brings feature networks with hooks and bound methods; they become records that nobody looks at.
+READ = {PERSISTENT, *DICTIONARIES, *PARAMETERS, *TENSORS, "torch.storage._load_from_bytes", "_codecs.encode"}
+REBUILDING = RECONSTRUCTORS | {
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in (
+        "object", "dict", "list", "set", "frozenset", "tuple", "int", "float", "complex", "bool", "str",
+        "bytes", "bytearray", "slice", "range",
+    )
+}  # fmt: skip
+PASSED_OVER = {
+    "builtins.getattr", "__builtin__.getattr",  # how a pickle holds a bound method
+    "__builtin__.__main__",  # how dill holds the variables of a program
+    "collections.defaultdict", "functools.partial", "numpy.dtype", "numpy.ndarray",
+    "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer", "torch.Size", "torch.device",
+    "torch.float16", "torch.float32", "torch.float64",
+}  # fmt: skip
+PASSED_OVER_MODULES = (
+    "torch.nn.", "torch._C._nn.", "torch.utils.hooks.", "torchvision.", "timm.", "dill._dill.",
+    "numpy.core.multiarray.", "numpy._core.multiarray.", "feature_networks.", "pg_modules.", "training.",
+    "torch_utils.", "dnnlib.",
+)  # fmt: skip
+
+DEEPEST, MOST_MODULES, MOST_LAYERS = 8, 2000, 100  # a generator has four levels and about sixty modules
+FILTER_TOLERANCE = 1e-5  # of a filter's largest tap; versions of SciPy differ by about 1e-7
+MAPPING_LAYERS = 2
+
+
+def import_released(name: str, out: Path | str, key: str = "G_ema", cache: Path | str | None = None) -> dict:
+    """Download a released network and import it; returns the card.
+
+    Args:
+        name: one of `RELEASED`.
+        out: `.safetensors` file to write.
+        key: network in the file; the averaged generator as a rule.
+        cache: folder that keeps the download (default: that of `out`).
+
+    Raises:
+        HgladError: unknown name, failed download, or what `import_pickle` refuses.
+    """
+    if name not in RELEASED:
+        raise unknown("released network", name, list(RELEASED))
+    address = ADDRESS.format(name=name)
+    path = fetch(address, Path(cache or Path(out).parent) / f"{name}.pkl")
+    return import_pickle(path, out, key, address)
+
+
+def import_pickle(path: Path | str, out: Path | str, key: str = "G_ema", address: str | None = None) -> dict:
+    """Turn a network pickle into a safetensors file with a card beside it; returns the card.
+
+    Args:
+        path: file that StyleGAN-XL's training wrote.
+        out: `.safetensors` file to write.
+        key: network in the file; the averaged generator as a rule.
+        address: where the file was downloaded from, for the card.
+
+    Raises:
+        HgladError: what `read_generator` refuses, or another checksum than the one kept beside the file.
+    """
+    watch, path = Stopwatch(), Path(path)
+    try:
+        digest = check_sum(path)
+        generator, class_name = read_generator(path, key)
+    except OSError as error:
+        raise HgladError(
+            f"cannot read {path}: {error.strerror or error}; expected a network pickle"
+        ) from error
+    except HgladError as error:
+        raise HgladError(f"{path}: {_one_line(error)}") from error
+    source = {"file": path.name, "sha256": digest, "address": address, "network": key, "class": class_name}
+    card = {"source": source, "provenance": watch.provenance()}
+    save_prior(out, generator, card)
+    return card
+
+
+def _one_line(error: HgladError) -> str:
+    """A message without what quotations of the file bring along: line breaks, terminal codes, long text."""
+    printable = "".join(character if character.isprintable() else " " for character in str(error)[:1000])
+    return " ".join(printable.split())[:400]
+
+
+def read_generator(path: Path | str, key: str = "G_ema") -> tuple[StyleGANXL, str]:
+    """The generator under `key` of a network pickle, frozen, and the name of its class.
+
+    Raises:
+        HgladError: not such a file, a network of another kind, or tensors that do not fit the settings.
+    """
+    network = _read_network(Path(path), key)
+    if network.class_name not in ("Generator", "SuperresGenerator"):
+        raise HgladError(f"'{key}' is a {network.class_name}: expected a Generator or SuperresGenerator")
+    reader = TensorReader()
+    tensors = {name: reader.read(record, name) for name, record in _tensor_records(network)}
+    if network.integer("c_dim") == 0:  # the class embedding comes along unused
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("mapping.embed.")}
+    return StyleGANXL.from_tensors(_find_settings(network, tensors), tensors), network.class_name
+
+
+def is_allowed(name: str) -> bool:
+    """Whether a network pickle may contain a name; none of them is imported all the same."""
+    return name in READ | REBUILDING | PASSED_OVER or name.startswith(PASSED_OVER_MODULES)
+
+
+def _read_network(path: Path, key: str) -> "Module":
+    with open(path, "rb") as file:
+        if not path.stat().st_size:
+            raise HgladError("the file is empty: fetch it anew")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            networks = _dictionary(read_pickle(content, is_allowed), "the content of the file")
+    if key not in networks:
+        raise unknown("network in this file,", key, [name for name in networks if isinstance(name, str)])
+    return Module.of(networks[key], key)
+
+
+def _dictionary(value: Any, where: str) -> dict:
+    if isinstance(value, Record) and value.name in DICTIONARIES:
+        return value.items
+    if not isinstance(value, dict):
+        raise HgladError(f"{where} is {describe(value)}: expected a dictionary, as in StyleGAN-XL's files")
+    return value
+
+
+@dataclass(frozen=True)
+class Module:
+    """A network or layer in the file."""
+
+    where: str
+    """Its place, for messages."""
+    class_name: str
+    """Its class."""
+    state: dict[str, Any]
+    """Its attributes, among them `_parameters`, `_buffers` and `_modules`."""
+
+    @classmethod
+    def of(cls, record: Any, where: str) -> "Module":
+        """Take the record of a module apart."""
+        name = record.name if isinstance(record, Record) else ""
+        if name == PERSISTENT and record.arguments:
+            meta = _dictionary(record.arguments[0], f"'{where}'")
+            return cls(where, str(meta.get("class_name"))[:100], _dictionary(meta.get("state"), f"'{where}'"))
+        if name.startswith(TORCH_MODULE):
+            return cls(where, name.rpartition(".")[2], _dictionary(record.state, f"'{where}'"))
+        raise HgladError(f"'{where}' is {describe(record)}: expected a network from StyleGAN-XL's training")
+
+    def part(self, kind: str) -> dict[str, Any]:
+        """Those of its `_parameters`, `_buffers` or `_modules` that are not None."""
+        part = _dictionary(self.state.get(kind, {}), f"{kind} of '{self.where}'")
+        return {str(name): value for name, value in part.items() if value is not None}
+
+    def child(self, name: str) -> "Module":
+        """One of its modules."""
+        children = self.part("_modules")
+        if name not in children:
+            raise HgladError(f"'{self.where}' has no layer '{name}': expected a StyleGAN-XL network")
+        return Module.of(children[name], f"{self.where}.{name}")
+
+    def attribute(self, name: str, *kinds: type) -> Any:
+        """An attribute of one of the types `kinds`."""
+        if name not in self.state:
+            raise HgladError(f"'{self.where}' has no '{name}': expected StyleGAN-XL, not StyleGAN2 or 3")
+        value = self.state[name]
+        if type(value) not in kinds:
+            raise HgladError(f"{name} of '{self.where}' is {describe(value)}: expected {kinds[-1].__name__}")
+        return value
+
+    def integer(self, name: str) -> int:
+        """An attribute that is an integer."""
+        return self.attribute(name, int)
+
+    def number(self, name: str) -> float:
+        """An attribute that is a positive number."""
+        value = self.attribute(name, int, float)
+        if not 1e-3 <= value <= 1e6:
+            raise HgladError(f"{name} of '{self.where}' is {value!r:.40}: expected 0.001 to 1,000,000")
+        return float(value)
+
+
+def _tensor_records(network: Module) -> Iterator[tuple[str, Any]]:
+    """Names and records of all parameters and buffers."""
+    visited = itertools.count()  # modules may contain each other: a small file can describe an endless tree
+
+    def walk(module: Module, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+        if depth > DEEPEST or next(visited) >= MOST_MODULES:
+            limits = f"{MOST_MODULES} layers or {DEEPEST} levels"
+            raise HgladError(f"'{network.where}' has more than {limits}: expected a StyleGAN-XL network")
+        for name, record in (*module.part("_parameters").items(), *module.part("_buffers").items()):
+            yield prefix + name, record
+        for name, child in module.part("_modules").items():
+            yield from walk(Module.of(child, f"{module.where}.{name}"), f"{prefix}{name}.", depth + 1)
+
+    return walk(network, "", 0)
+
+
+def _find_settings(network: Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Settings under which the layers of the file come out, with the layers' names under `layer_names`.
+
+    The resolution behind a head in the middle shows in nothing but its layers, so each possibility is tried.
+    """
+    names, stem = _layer_names(network.child("synthesis")), _stem_settings(network, tensors)
+    refusal = HgladError(f"no stem and heads give {network.integer('img_resolution')} px")
+    for structure in _structures(network, names, tensors, stem["num_critical"]):
+        settings = stem | structure
+        refusal = _refuse(StyleGANXLSettings.from_dict(settings), names, tensors)
+        if refusal is None:
+            return settings | {"layer_names": names}
+    raise refusal
+
+
+def _layer_names(synthesis: Module) -> list[str]:
+    names = synthesis.attribute("layer_names", list)
+    if not 4 <= len(names) <= MOST_LAYERS:
+        raise HgladError(f"'{synthesis.where}' has {len(names)} layers: expected 4 to {MOST_LAYERS}")
+    for name in names:
+        if not (isinstance(name, str) and re.fullmatch(r"L\d{1,3}_\d{1,4}_\d{1,5}", name)):
+            raise HgladError(
+                f"'{synthesis.where}' has a layer {str(name)[:40]!r}: expected one like L0_36_512"
+            )
+    return names
+
+
+def _stem_settings(network: Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Settings besides the resolution and number of layers, which heads change."""
+    mapping, synthesis = network.child("mapping"), network.child("synthesis")
+    if mapping.integer("num_layers") != MAPPING_LAYERS:
+        layers = mapping.integer("num_layers")
+        raise HgladError(f"'{mapping.where}' has {layers} layers: expected {MAPPING_LAYERS}")
+    settings = {key: network.integer(key) for key in ("z_dim", "c_dim", "w_dim", "img_channels")}
+    for key in ("channel_base", "channel_max", "num_critical", "margin_size", "num_fp16_res"):
+        settings[key] = synthesis.integer(key)
+    for key in ("first_cutoff", "first_stopband", "last_stopband_rel", "output_scale"):
+        settings[key] = synthesis.number(key)
+    if "mapping.embed.weight" in tensors:
+        settings["embedding"] = list(tensors["mapping.embed.weight"].shape)
+    return settings | _layer_settings(synthesis)
+
+
+def _layer_settings(synthesis: Module) -> dict[str, Any]:
+    """Settings that all layers share, the one that makes the image aside."""
+    layers = [synthesis.child(name) for name in _layer_names(synthesis)[:-1]]
+    found = [
+        {key: layer.integer(key) for key in ("conv_kernel", "filter_size", "lrelu_upsampling")}
+        | {"use_radial_filters": layer.attribute("use_radial_filters", bool)}
+        | {"conv_clamp": layer.number("conv_clamp")}
+        for layer in layers
+    ]
+    for layer, settings in zip(layers, found, strict=True):
+        if settings != found[0]:
+            raise HgladError(f"'{layer.where}' has {settings}: expected those of the first layer, {found[0]}")
+    return found[0]
+
+
+def _structures(
+    network: Module, names: list[str], tensors: dict[str, Tensor], num_critical: int
+) -> Iterator[dict[str, Any]]:
+    """Possible resolutions and layers of the stem and of each head."""
+    resolution = network.integer("img_resolution")
+    if network.class_name == "Generator":
+        yield {"img_resolution": resolution, "num_layers": len(names) - 1}
+        return
+    first, *middle = _part_lengths(names, tensors, num_critical)
+    if not middle:
+        raise HgladError(f"'{network.where}' has no layers behind its stem: expected a super-resolution head")
+    *middle, last = middle
+    stem = {"img_resolution": _stem_resolution(network), "num_layers": first + num_critical}
+    layers = [*(length + num_critical for length in middle), last - 1]  # what the next head cut off is added
+    for factors in itertools.product((2, 4, 8, 16), repeat=len(middle)):
+        factors = (*factors, network.integer("up_factor"))
+        if stem["img_resolution"] * math.prod(factors) == resolution:
+            heads = [{"up_factor": f, "layers": n} for f, n in zip(factors, layers, strict=True)]
+            yield stem | {"heads": heads}
+
+
+def _stem_resolution(network: Module) -> int:
+    """What the synthesis network was built for, before heads were put on it."""
+    synthesis = network.child("synthesis")
+    where = f"{synthesis.where}._init_kwargs"
+    return Module(where, "", _dictionary(synthesis.state.get("_init_kwargs"), where)).integer(
+        "img_resolution"
+    )
+
+
+def _part_lengths(names: list[str], tensors: dict[str, Tensor], num_critical: int) -> list[int]:
+    """How many layers there are of the stem and of each head.
+
+    The first layer of each part keeps the sampling, so that its two filters are equal; besides these, only
+    the critically sampled layers at the end have equal ones.
+    """
+
+    def begins(name: str) -> bool:
+        up, down = (tensors.get(f"synthesis.{name}.{kind}") for kind in ("up_filter", "down_filter"))
+        return up is not None and down is not None and torch.equal(up, down)
+
+    starts = [0, *(i for i in range(1, len(names) - num_critical) if begins(names[i])), len(names)]
+    if len(starts) > 8:
+        raise HgladError(f"its layers make {len(starts) - 1} parts: expected a stem and at most 6 heads")
+    return [end - start for start, end in itertools.pairwise(starts)]
+
+
+def _refuse(settings: StyleGANXLSettings, names: list[str], tensors: dict[str, Tensor]) -> HgladError | None:
+    """What speaks against settings; a network of their size is built only when the file holds as much."""
+    try:
+        plans = plan_layers(settings)
+        planned = [plan.name for plan in plans]
+        if planned != names:
+            pairs = itertools.zip_longest(planned, names, fillvalue="no layer")
+            ours, theirs = next(pair for pair in pairs if pair[0] != pair[1])
+            return HgladError(f"its settings give {ours} where the file has {theirs}: the file is damaged")
+        if _elements(settings, plans) > sum(tensor.numel() for tensor in tensors.values()):
+            return HgladError("its settings ask for more weights than the file holds: the file is damaged")
+        designed = StyleGANXL(settings).state_dict()
+    except (ArithmeticError, ValueError) as error:
+        return HgladError(f"no layers can be laid out for its settings ({error}): the file is damaged")
+    for name, tensor in designed.items():
+        if name.endswith(("up_filter", "down_filter")) and not _is_close(tensors.get(name), tensor):
+            return HgladError(f"'{name}' is not the filter that its settings ask for: the file was altered")
+    return None
+
+
+def _elements(settings: StyleGANXLSettings, plans: list[LayerPlan]) -> int:
+    """Weights in the largest tensors of a generator."""
+    total = settings.w_dim * (settings.w_dim + settings.z_dim + settings.c_dim)
+    total += math.prod(settings.embedding) * (settings.c_dim > 0)
+    for plan in plans:
+        kernel = 1 if plan.to_image else settings.conv_kernel**2
+        total += plan.source.channels * (settings.w_dim + plan.target.channels * kernel)
+    return total
+
+
+def _is_close(found: Tensor | None, designed: Tensor) -> bool:
+    """Whether a filter is the designed one; a missing or misshapen one is found with all tensors."""
+    if found is None or found.shape != designed.shape:
+        return True
+    return bool((found - designed).abs().max() <= FILTER_TOLERANCE * designed.abs().max())
