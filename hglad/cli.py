@@ -276,8 +276,12 @@ def _add_prior(commands) -> None:
     sample = _command(actions, "sample", _prior_sample, "write a grid of samples as PNG")
     sample.add_argument("name", help="generator in data/priors, or a path")
     sample.add_argument("--out", required=True, help="PNG file to write")
+    sample.add_argument("--classes", help="numbers separated by commas (default: the first ten)")
     sample.add_argument("--per-class", type=int, default=10, help="samples of each class (default: 10)")
+    sample.add_argument("--truncation", type=float, default=1.0, help="0 to 1 (default: 1, none)")
     sample.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    describe = _command(actions, "describe", _prior_describe, "list the layers of a generator")
+    describe.add_argument("name", help="generator in data/priors, or a path")
 
 
 def _prior_train(options) -> None:
@@ -305,9 +309,23 @@ def _prior_sample(options) -> None:
     from hglad.priors import load_prior
     from hglad.priors.train import draw_samples
 
-    prior = load_prior(options.name)
-    images, _ = draw_samples(prior, options.per_class * prior.settings.c_dim, options.seed)
+    prior = load_prior(options.name).set_truncation(options.truncation)
+    classes = _classes(options.classes) or range(min(10, max(1, prior.settings.c_dim)))
+    images, _ = draw_samples(prior, options.per_class * len(classes), options.seed, classes)
     save_grid(images, options.per_class, options.out)
+
+
+def _classes(text: str | None) -> list[int]:
+    numbers = [] if text is None else text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise HgladError(f"classes is {text!r}: expected numbers such as 0,217,482")
+    return [int(number) for number in numbers]
+
+
+def _prior_describe(options) -> None:
+    from hglad.priors import load_prior
+
+    print(load_prior(options.name).describe().to_string())
 
 
 def _add_data(commands) -> None:

@@ -54,7 +54,7 @@ class DataSettings:
     resolution: int | None = None
     """Height and width in pixels; none: the data set's own."""
     show: bool = True
-    """Whether notebooks show real images; without, those of a data set that must not be passed on stay out."""
+    """Whether notebooks show real images; off for data that must not be passed on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -262,8 +262,8 @@ def _objective(
 def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:
     if settings.prior == "pixels":
         return PixelPrior(data.train, settings.search.start)
-    prior = load_prior(settings.prior, device).set_precision(settings.search.precision)
-    return prior.set_truncation(settings.search.truncation)
+    prior = load_prior(settings.prior, device)
+    return prior.set_precision(settings.search.precision).set_truncation(settings.search.truncation)
 
 
 def _prior_labels(settings: DistillationSettings, data: DataSet, prior: Prior) -> tuple[int, ...]:

@@ -25,10 +25,17 @@ class Experiment:
     profile: Profile
     evaluations: list[EvaluateTask] = field(default_factory=list)
     measures: list[MeasureTask] = field(default_factory=list)
+    families: dict[str, list[EvaluateTask]] = field(default_factory=dict)
+    """Layer sweeps of further generators, by the generator's name."""
+
+    @property
+    def all_evaluations(self) -> list[EvaluateTask]:
+        """Evaluations, those of further generators included."""
+        return [*self.evaluations, *(task for sweep in self.families.values() for task in sweep)]
 
     def tasks(self) -> list:
         """Evaluations, measurements and everything that they need."""
-        return required([*self.evaluations, *self.measures])
+        return required([*self.all_evaluations, *self.measures])
 
     def rows(self, store: Store) -> pd.DataFrame:
         """Tidy rows: objective, method, layer, ipc, seed, network, repeat, accuracy."""
@@ -96,15 +103,18 @@ def matching_objectives(profile: Profile) -> Experiment:
 
 
 def glad_baseline(profile: Profile) -> Experiment:
-    """Pixels and GLaD's fixed layer at every ipc, the sweep over layers at the first ipc, the baselines."""
+    """Pixels and GLaD's fixed layer at every ipc, the sweeps over layers at the first ipc, the baselines."""
     network, kinds = _main_network(profile), [k for k in profile.sets["searches"] if k != "hierarchical"]
-    return Experiment(
-        profile, _searches(profile, kinds, network) + layer_sweep(profile) + _baselines(profile, network)
-    )
+    searches, baselines = _searches(profile, kinds, network), _baselines(profile, network)
+    families = {
+        prior: layer_sweep(replace(profile, prior=prior, search=replace(profile.search, layer=0)))
+        for prior in profile.studies.families
+    }
+    return Experiment(profile, searches + layer_sweep(profile) + baselines, families=families)
 
 
 def layer_sweep(profile: Profile) -> list[EvaluateTask]:
-    """One fixed layer each, at the first ipc and objective."""
+    """One fixed layer of the profile's generator each, at the first ipc and objective."""
     seeds = profile.sets["seeds"][: profile.studies.sweep_seeds]
     objective, ipc = profile.sets["objectives"][0], profile.sets["ipc"][0]
     return [
@@ -189,7 +199,7 @@ def plan(profile: Profile, only: str | None = None) -> list:
         raise HgladError(f"unknown experiment '{only}': {suggestion(only, EXPERIMENTS)}")
     chosen = [EXPERIMENTS[name] for name in ([only] if only else experiments_of(profile))]
     return required(
-        [task for make in chosen for e in [make(profile)] for task in (*e.evaluations, *e.measures)]
+        [task for make in chosen for e in [make(profile)] for task in (*e.all_evaluations, *e.measures)]
     )
 
 
@@ -239,12 +249,23 @@ class Laboratory:
         )
         return rows[swept].fillna({"layer": layer_count(profile) - 1})
 
+    def sweeps(self) -> dict[str, tuple[pd.DataFrame, tuple[str, ...]]]:
+        """Layer sweeps by generator, the profile's first: rows as `sweep_rows`, and names of the layers."""
+        own = self.sweep_rows
+        sweeps = {self.profile.prior: (own, layer_names(self.profile))}
+        pixels = own[own["method"] == "pixels"]
+        for prior, tasks in self.experiment.families.items():
+            names = _layers(prior)
+            rows = self.store.rows([task.key for task in tasks])
+            sweeps[prior] = (pd.concat([rows, pixels.assign(layer=len(names) - 1)]), names)
+        return sweeps
+
     @cached_property
     def distillations(self) -> dict[str, DistillationSettings]:
         """Settings of the distilled sets behind the rows, by fingerprint."""
         return {
             task.distilled.fingerprint: task.distilled
-            for task in self.experiment.evaluations
+            for task in self.experiment.all_evaluations
             if task.distilled
         }
 
@@ -280,7 +301,7 @@ class Laboratory:
         layer = self.profile.search.layer if layer is None else layer
         objective = sets["objectives"][0] if objective is None else objective
         for key, s in self.distillations.items():
-            same_layer = method != "single" or s.search.layer == layer
+            same_layer = method != "single" or (s.search.layer == layer and s.prior == self.profile.prior)
             if (s.objective, s.kind, s.ipc, s.seed) == (objective, method, ipc, seed) and same_layer:
                 return DistilledSet.load(self.store.set_folder(key))
         raise HgladError(

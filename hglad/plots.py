@@ -3,7 +3,7 @@
 The figures are made without pyplot and its global state, so the same rows give the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
 
@@ -125,6 +125,26 @@ def layer_sweep(rows: pd.DataFrame, names: Sequence[str], chosen: int) -> Figure
     """
     figure, ((axes, _),) = _panels(rows, height=3.2)
     axes.axvspan(chosen - 0.4, chosen + 0.4, color="#f3e9d2", zorder=0, label="layer of the profile")
+    _sweep(axes, rows, names)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def family_sweeps(sweeps: Mapping[str, tuple[pd.DataFrame, Sequence[str]]]) -> Figure:
+    """Layer sweeps of several generators below each other, on one scale of accuracy.
+
+    Args:
+        sweeps: generator to rows and names, as `layer_sweep` takes them.
+    """
+    figure = Figure(figsize=(WIDTH, 2.7 * len(sweeps)), layout="constrained")
+    grid = figure.subplots(len(sweeps), 1, squeeze=False, sharey=True)
+    for axes, (name, (rows, names)) in zip(grid[:, 0], sweeps.items(), strict=True):
+        _sweep(axes, rows, names)
+        axes.set_title(name, loc="left")
+    return _finish(figure)
+
+
+def _sweep(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     means = []
     for layer in range(len(names)):
         method = "pixels" if layer == len(names) - 1 else "single"
@@ -135,7 +155,6 @@ def layer_sweep(rows: pd.DataFrame, names: Sequence[str], chosen: int) -> Figure
     axes.set_xticks(range(len(names)), names)
     axes.set(xlabel="split layer of the search", ylabel=ACCURACY)
     _limit_to_percent(axes)
-    return _finish(figure)
 
 
 @matplotlib.rc_context(STYLE)

@@ -84,6 +84,8 @@ class Studies:
 
     sweep_seeds: int = 3
     """Distillation seeds of each fixed layer in the sweep."""
+    families: tuple[str, ...] = ()
+    """Further generators whose layers are swept, beside the profile's."""
     ablation_seeds: int = 3
     """Hierarchical runs whose iterates are all evaluated."""
     matching_seeds: int = 3

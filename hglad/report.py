@@ -69,21 +69,26 @@ def main_table(rows: pd.DataFrame) -> Table:
     return _method_table(rows.fillna({"ipc": float("inf")}), "ipc", _ipc_column)
 
 
-def prior_table(prior: str) -> Table:
-    """What the card of a generator says of its training and of its samples."""
-    card = prior_card(prior)
+def prior_table(*priors: str) -> Table:
+    """What the cards of generators say of their training and of their samples, a column each."""
+    columns = {prior: _prior_column(prior_card(prior)) for prior in priors}
+    lines = max(columns.values(), key=len)
+    rows = [[line, *(column.get(line, NONE) for column in columns.values())] for line in lines]
+    return Table(pd.DataFrame(rows, columns=["", *columns]))
+
+
+def _prior_column(card: dict) -> dict[str, str]:
     if "quality" not in card:
         origin = f"none: weights drawn from seed {card['seed']}" if "seed" in card else "not by this project"
-        return Table(pd.DataFrame({"": ["training"], prior: [origin]}))
+        return {"training": origin}
     quality, provenance = card["quality"], card["provenance"]
-    rows = {
+    return {
         "training": f"{card['training']['steps']} steps of {card['training']['batch_size']} images, "
         f"{_duration(provenance['seconds'])}",
         "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']}",
         "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
         "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
     }
-    return Table(pd.DataFrame({"": rows.keys(), prior: rows.values()}))
 
 
 def network_table(rows: pd.DataFrame) -> Table:
@@ -462,13 +467,12 @@ class Provenance:
 
 def provenance(laboratory: Laboratory) -> Provenance:
     """Provenance of all results that a notebook shows, read from the results themselves."""
-    cards, evaluations = laboratory.cards(), laboratory.experiment.evaluations
+    cards, evaluations = laboratory.cards(), laboratory.experiment.all_evaluations
     keys = list(dict.fromkeys(task.key for task in evaluations))
     records = [card["provenance"] for card in cards] + laboratory.store.provenance(keys)
     profile, seeds = laboratory.profile, sorted({card["settings"]["seed"] for card in cards})
-    generator = (
-        f"{Path(profile.prior).stem}, content {prior_hash(profile.prior)[:12]}" if profile.prior else NONE
-    )
+    priors = [profile.prior, *laboratory.experiment.families] if profile.prior else []
+    generator = _joined(f"{Path(prior).stem}, content {prior_hash(prior)[:12]}" for prior in priors) or NONE
     data = load_real(profile.data).train.name
     lines = {
         "profile": profile.profile,

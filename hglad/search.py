@@ -56,10 +56,10 @@ class SearchSettings:
     labels: tuple[int, ...] = ()
     """Class of the generator for each class of the data; empty: the same (ImageNet's for its subsets)."""
     features: str = "generated"
-    """Features that the first stage starts from: `generated` by the layers before it, or `gaussian` noise
-    with their mean and deviation per channel. Source: GLaD."""
+    """Features at the start: `generated` by the layers before it, or `gaussian` noise with the mean and
+    deviation of each of their channels. Source: GLaD."""
     lr_weights: float = 0.0
-    """Learning rate of the generator's own weights, optimised along with the latents; 0 leaves them frozen."""
+    """Learning rate of the generator's own weights, along with the latents; 0 leaves them frozen."""
     precision: str = "float32"
     """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
     memory: float | None = None
@@ -247,7 +247,7 @@ class Search:
         settings, layer = self.settings, self.stages[0].layer
         labels = self.labels if not settings.labels else self.labels.new_tensor(settings.labels)[self.labels]
         with torch.no_grad():
-            latents = self.prior.sample(labels, self.generator, settings.average, settings.truncation)
+            latents = self.prior.sample(labels, self.generator, settings.average)
             if settings.lr_weights:
                 latents = replace(latents, weights=self.prior.weights(layer))
             latents = self._enter(latents, 0, layer)

@@ -281,7 +281,7 @@ def test_noise_is_a_truncated_normal_beside_the_class(generator):
 
 def test_truncation_scales_the_noise(generator):
     plain, again = (generator.sample(LABELS, seeded()).w for _ in range(2))
-    truncated = generator.set_truncation(0.4).sample(LABELS, seeded(), truncation=0.4).w
+    truncated = generator.set_truncation(0.4).sample(LABELS, seeded()).w
     assert torch.equal(plain, again)
     torch.testing.assert_close(truncated[..., :12], plain[..., :12] * 0.4)
     assert torch.equal(truncated[..., 12:], plain[..., 12:])

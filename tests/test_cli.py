@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from hglad import __version__
 from hglad.cli import EXPERIMENT_NAMES, _parser, main
@@ -125,6 +126,19 @@ def test_usage_errors_end_with_2(capsys, words):
         ("prior train none.yaml --out o", "cannot read none.yaml"),
         ("prior train tiny.yaml --out o", "unknown key"),
         ("prior sample none --out o.png", "unknown prior 'none'"),
+        (
+            "prior sample digits-16 --classes 3,12 --out o.png",
+            "class 12 does not exist: the generator has 10",
+        ),
+        (
+            "prior sample digits-16 --classes 3,x --out o.png",
+            "classes is '3,x': expected numbers such as 0,217",
+        ),
+        (
+            "prior sample digits-16 --truncation 2 --out o.png",
+            "truncation of a generator is 2.0: expected 0 to 1",
+        ),
+        ("prior describe digits-61", "unknown prior 'digits-61': did you mean 'digits-16'?"),
         ("data check digit", "did you mean 'digits'?"),
         ("data check digits --resolution 0", "resolution is 0"),
         ("data check folder", "needs a root"),
@@ -214,3 +228,16 @@ def test_a_set_follows_from_its_seed_and_leaves_nothing_else(place, capsys):
     assert not torch.equal(first.images, other.images)
     assert {path.name for path in place.iterdir()} >= {"a", "b", "c"}
     assert not [path for path in place.iterdir() if "state" in path.name or path.name.startswith(".tmp")]
+
+
+def test_samples_of_the_classes_asked_for(tmp_path, capsys):
+    command = f"prior sample digits-16 --classes 3,7,1 --per-class 2 --out {tmp_path / 'grid.png'}"
+    assert main(command.split()) == 0
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert (width, height) == (3 * 17 + 1, 2 * 17 + 1)  # one column per class, a line between images
+
+
+def test_layers_of_a_generator_are_listed(capsys):
+    assert main(["prior", "describe", "random-32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "L3_52_64" in lines[6] and "52" in lines[6] and len(lines) == 2 + 9

@@ -15,6 +15,7 @@ from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.experiments import (
     EXPERIMENTS,
+    Laboratory,
     layer_count,
     layer_names,
     measured_distances,
@@ -58,10 +59,28 @@ PROFILE = {
 }  # fmt: skip
 
 
+FAMILY = {
+    "kind": "biggan",
+    "settings": {
+        "z_dim": 4, "c_dim": 10, "img_resolution": 8, "img_channels": 1, "channel_width": 4,
+        "layers": [[False, 2, 2], [True, 2, 1]], "attention_layer_position": None, "n_stats": 1,
+    },
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def profile(prior_file, tmp_path_factory) -> Profile:
+def family(tmp_path_factory) -> str:
+    """Recipe of a tiny BigGAN: split points input, two blocks, pixels."""
+    file = tmp_path_factory.mktemp("family") / "tiny-biggan.yaml"
+    file.write_text(yaml.safe_dump(FAMILY))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def profile(prior_file, family, tmp_path_factory) -> Profile:
     file = tmp_path_factory.mktemp("profile") / "tiny.yaml"
-    file.write_text(yaml.safe_dump(PROFILE | {"prior": prior_file}))
+    studies = PROFILE["studies"] | {"families": [family]}
+    file.write_text(yaml.safe_dump(PROFILE | {"prior": prior_file, "studies": studies}))
     return read_profile(file)
 
 
@@ -79,9 +98,10 @@ def undisturbed(tasks, tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def digits_profile(prior_file) -> Profile:
-    """The default profile, on a generator that needs no training."""
-    return replace(read_profile(PROJECT / "configs" / "digits.yaml"), prior=prior_file)
+def digits_profile(prior_file, family) -> Profile:
+    """The default profile, on generators that need no training."""
+    profile = read_profile(PROJECT / "configs" / "digits.yaml")
+    return replace(profile, prior=prior_file, studies=replace(profile.studies, families=(family,)))
 
 
 def of_kind(tasks: list, kind: type) -> list:
@@ -100,7 +120,7 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     assert len({task.key for task in tasks}) == len(tasks)
     seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
     others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.search.layer}
-    swept = len(others) * digits_profile.studies.sweep_seeds
+    swept = (len(others) + 3) * digits_profile.studies.sweep_seeds  # 3 layers of the further generator
     assert len(of_kind(tasks, ClassifierTask)) == 1
     objectives = digits_profile.studies.matching_seeds * (len(digits_profile.objectives) - 1)  # dm is there
     assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept + objectives
@@ -271,6 +291,25 @@ def test_the_sweep_covers_every_layer_but_the_pixels(profile, undisturbed):
     rows = EXPERIMENTS["glad_baseline"](profile).rows(undisturbed)
     single = rows[(rows["method"] == "single") & (rows["ipc"] == 1) & (rows["seed"] == 0)]
     assert sorted(single["layer"].unique()) == [0, 1, 2, 3] and "hierarchical" not in set(rows["method"])
+
+
+def test_every_layer_of_a_further_generator_is_swept(profile, undisturbed, family):
+    experiment = EXPERIMENTS["glad_baseline"](profile)
+    laboratory = Laboratory(profile, undisturbed, experiment)
+    (own, own_names), (rows, names) = laboratory.sweeps().values()
+    assert list(laboratory.sweeps()) == [profile.prior, family]
+    assert own_names == layer_names(profile) and names == ("input", "B0_4_8", "B1_8_4", "pixels")
+    single = rows[rows["method"] == "single"]
+    assert sorted(single["layer"]) == [0, 0, 1, 1, 2, 2] and set(single["seed"]) == {0}
+    pixels = [part[part["method"] == "pixels"] for part in (own, rows)]
+    assert set(pixels[0]["layer"]) == {4} and set(pixels[1]["layer"]) == {3}
+    assert list(pixels[0]["accuracy"]) == list(pixels[1]["accuracy"])
+    assert not set(single["key"]) & set(
+        laboratory.rows["key"]
+    )  # the tables stay those of the profile's generator
+    assert laboratory.distilled("single").card["settings"]["prior"] == profile.prior
+    priors = {card["settings"]["prior"] for card in laboratory.cards()}
+    assert priors == {profile.prior, family, "pixels"}
 
 
 def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):

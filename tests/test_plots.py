@@ -71,6 +71,12 @@ FIGURES = {
     "layer_sweep": lambda: plots.layer_sweep(
         make_rows(("single",), ipcs=(1,)).assign(layer=1), ["input", "L0", "pixels"], chosen=1
     ),
+    "family_sweeps": lambda: plots.family_sweeps(
+        {
+            "one": (make_rows(("single",), ipcs=(1,)).assign(layer=1), ["input", "L0", "pixels"]),
+            "other": (make_rows(("pixels",), ipcs=(1,)).assign(layer=1), ["input", "pixels"]),
+        }
+    ),
     "distance_over_steps": lambda: plots.distance_over_steps(make_history(), STAGES, "feature"),
     "distance_and_accuracy": lambda: plots.distance_and_accuracy(
         make_distances(), ["good", "bad"], ["input", "pixels"]
@@ -270,3 +276,11 @@ def test_best_of_stages_is_the_smallest_distance_of_each():
 def test_provenance_box_escapes_what_it_shows():
     box = report.Provenance({"device": "a <b> & c"})._repr_html_()
     assert box.startswith('<div class="provenance">') and "a &lt;b&gt; &amp; c" in box
+
+
+def test_sweeps_of_families_share_the_scale_of_accuracy():
+    figure = FIGURES["family_sweeps"]()
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "other"]
+    assert [len(axes.get_xticks()) for axes in figure.axes] == [3, 2]

@@ -264,3 +264,15 @@ def test_a_profile_without_a_prior_has_pixels_only():
     assert experiments_of(profile) == ["matching_objectives"]
     with pytest.raises(HgladError, match="has no prior for the search 'hierarchical'"):
         DistillationSettings.of(profile, "dm", "hierarchical", 1, 0)
+
+
+def test_experiments_follow_from_the_settings():
+    everything = experiments_of(profile_from(**DIGITS))
+    assert everything[1:] == ["glad_baseline", "hierarchical_search", "metric_ablation", "cross_architecture"]
+    changes = {
+        "studies": {"ablation_seeds": 0, "cross_seeds": 0},
+        "surrogate": DIGITS["surrogate"] | {"objectives": {}},
+    }
+    assert experiments_of(profile_from(**DIGITS | changes)) == ["glad_baseline", "hierarchical_search"]
+    sets = DIGITS["sets"] | {"searches": ["pixels", "single"]}
+    assert experiments_of(profile_from(**DIGITS | changes | {"sets": sets})) == ["glad_baseline"]

@@ -175,8 +175,8 @@ class DoublePrior:
         self.double.double().eval()
         self.advance, self.decode = self.double.advance, self.double.decode
 
-    def sample(self, labels, generator, average=1, truncation=1.0):
-        return self.single.sample(labels, generator, average, truncation).map(lambda x: x.double())
+    def sample(self, labels, generator, average=1):
+        return self.single.sample(labels, generator, average).map(lambda x: x.double())
 
 
 @pytest.mark.parametrize("layer", range(4))
@@ -262,12 +262,6 @@ def test_absolute_rates_are_taken_as_they_are(make_search):
     states = list(make_search(**ABSOLUTE).run())
     assert {state.rates for state in states if state.stage < 2 and state.step} == {(0.1, 1.0)}
     assert {state.rates for state in states if state.stage == 2 and state.step} == {(1.0,)}
-
-
-def test_truncation_pulls_the_start_to_the_mean_of_the_class(make_search, tiny_prior):
-    start, half, mean = (next(make_search(truncation=t).run()).latents.w for t in (1.0, 0.5, 0.0))
-    torch.testing.assert_close(mean, tiny_prior.mapping.w_avg[:, None].expand_as(mean))
-    torch.testing.assert_close(half, (start + mean) / 2)
 
 
 def test_labels_choose_the_classes_of_the_generator(make_search, tiny_prior):
@@ -389,7 +383,7 @@ def test_the_same_seed_gives_the_same_bits(make_search, kind):
         {"selection": "last"},
         {"stages": (0, 3), "clip": None},
         {"stages": (), **ABSOLUTE},
-        {"lr_weights": 0.01, "features": "gaussian", "truncation": 0.5},
+        {"lr_weights": 0.01, "features": "gaussian"},
     ],
 )
 def test_a_run_continues_from_every_step_with_the_same_bits(make_search, tmp_path, changes):

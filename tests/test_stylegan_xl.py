@@ -119,6 +119,19 @@ def test_gradient_against_finite_differences(settings, weights, reference, layer
         assert abs(exact - numeric) / abs(exact) < 1e-6
 
 
+def test_truncation_of_samples(generator):
+    labels = torch.tensor([3, 5, 3])
+    whole, half, mean = (
+        generator.set_truncation(t).sample(labels, torch.Generator().manual_seed(1)).w
+        for t in (1.0, 0.5, 0.0)
+    )
+    generator.set_truncation(1.0)
+    torch.testing.assert_close(mean, generator.mapping.w_avg[labels, None].expand_as(mean))
+    torch.testing.assert_close(half, (whole + mean) / 2)
+    with pytest.raises(HgladError, match="truncation of a generator is 1.5"):
+        generator.set_truncation(1.5)
+
+
 @pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.03), ("float16", 0.005)])
 def test_16_bit_layers(settings, weights, reference, precision, error):
     generator = StyleGANXL.from_tensors(settings, weights).set_precision(precision)
@@ -226,11 +239,13 @@ def test_an_unconditional_generator_ignores_labels(settings):
     )
     assert not any("embed" in name for name in network.state_dict())
     network.measure_w_avg(torch.Generator().manual_seed(1))
+    network.set_truncation(0.5)
     one, other = (
-        network.sample(labels, torch.Generator().manual_seed(2), truncation=0.5).w
+        network.sample(labels, torch.Generator().manual_seed(2)).w
         for labels in (torch.tensor([0, 1]), torch.tensor([5, 7]))
     )
     assert torch.equal(one, other)
+    network.set_truncation(1.0)
     whole = network.sample(torch.tensor([0, 1]), torch.Generator().manual_seed(2)).w
     assert relative_error(network.mapping.w_avg.lerp(whole, 0.5), one) < 1e-6
 

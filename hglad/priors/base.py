@@ -67,10 +67,8 @@ class Prior(Protocol):
 
     layers: tuple[str, ...]
 
-    def sample(
-        self, labels: Tensor, generator: torch.Generator, average: int = 1, truncation: float = 1.0
-    ) -> Latents:
-        """Draw latents for labels (n,); each is the mean of `average` mapped ones, truncated."""
+    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
+        """Draw latents for labels (n,); each is the mean of `average` mapped ones."""
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:
         """Run the layers from split point `src` to `dst`."""

@@ -405,17 +405,11 @@ class BigGAN(nn.Module):
         """Latents at split point 0: conditions (n, num_ws, w_dim) and the first map."""
         return Latents(w, self.generator.first_map(w[:, 0]))
 
-    def sample(
-        self,
-        labels: Tensor,
-        generator: torch.Generator,
-        average: int = 1,
-        truncation: float | None = None,
-    ) -> Latents:
+    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
         """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
         z = self._noise(len(labels) * average, generator)
         with torch.no_grad():
-            w = self.map(z, labels.repeat_interleave(average), truncation)
+            w = self.map(z, labels.repeat_interleave(average))
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:

@@ -1,9 +1,9 @@
 """The non-linearity of StyleGAN3 as one operation: up-sampling, clamped leaky ReLU, down-sampling.
 
 Between the two resamplings a map is several times larger than outside. One operation that goes through the
-maps in blocks keeps these large intermediates in the processor's cache, and the backward pass makes them again
-rather than reading them from memory: less time, and a fraction of the memory (Karras et al. 2021, appendix D,
-do the same in a CUDA kernel).
+maps in blocks keeps these large intermediates in the processor's cache, and the backward pass makes them
+again rather than reading them from memory: less time, and a fraction of the memory (Karras et al. 2021,
+appendix D, do the same in a CUDA kernel).
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Settings of a StyleGAN-XL generator, and the sampling of each of its layers that follows from them.
 
-A released model is a stem of low resolution, or a stem with super-resolution heads on top of each other: before
-a head is put on, the critically sampled layers at the end are cut off (Sauer et al. 2022, section 3.3).
+A released model is a stem of low resolution, or a stem with super-resolution heads on top of each other:
+before a head is put on, the critically sampled layers at the end are cut off (Sauer et al. 2022, 3.3).
 """
 
 import math

@@ -28,18 +28,14 @@ class PixelPrior:
             raise HgladError(f"unknown start '{start}' of the pixel prior: expected real or noise")
         self.real, self.start = real, start
 
-    def sample(
-        self, labels: Tensor, generator: torch.Generator, average: int = 1, truncation: float = 1.0
-    ) -> Latents:
+    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
         """Images (n, channels, height, width) in [0, 1] for labels (n,), sorted by class with equal counts.
 
         Raises:
-            HgladError: `average` or `truncation` other than 1, which have no meaning for pixels.
+            HgladError: `average` above 1, which has no meaning for pixels.
         """
         if average != 1:
             raise HgladError(f"average is {average}: the pixel prior has no latents to average, expected 1")
-        if truncation != 1:
-            raise HgladError(f"truncation is {truncation}: the pixel prior has no latents, expected 1")
         if self.start == "real":
             return Latents(
                 None, self.real.batch(len(labels) // len(self.real.classes), generator).flatten(0, 1)

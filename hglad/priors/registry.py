@@ -62,7 +62,7 @@ class Generator(Prior, Protocol):
         """Compute in `float32`, or in a smaller format where the family can; else raise `HgladError`."""
 
     def set_truncation(self, truncation: float) -> Self:
-        """Prepare for latents of this truncation, which `sample` is given too."""
+        """Draw samples at this truncation from now on."""
 
     def measure_statistics(self, generator: torch.Generator) -> None:
         """Set, from samples, what sampling needs and training leaves to be measured."""

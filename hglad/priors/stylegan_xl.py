@@ -227,7 +227,7 @@ class StyleGANXL(nn.Module):
         self.synthesis = Synthesis(settings)
         self.layers = ("input", *self.synthesis.layer_names[:-1], "pixels")
         self.layer_names = self.synthesis.layer_names
-        self.num_ws = len(self.layers)
+        self.num_ws, self.truncation = len(self.layers), 1.0
 
     @classmethod
     def random(cls, settings: StyleGANXLSettings, generator: torch.Generator) -> Self:
@@ -296,10 +296,6 @@ class StyleGANXL(nn.Module):
             layer.dtype = PRECISIONS[precision] if layer.plan.bears_16_bit else torch.float32
         return self
 
-    def set_truncation(self, truncation: float) -> Self:
-        """Nothing to prepare: truncation acts on w alone, where it is mapped."""
-        return self
-
     def describe(self) -> pd.DataFrame:
         """One row per split point: name, shape of the features and their sampling.
 
@@ -320,12 +316,23 @@ class StyleGANXL(nn.Module):
             }
         ).rename_axis("split point")
 
-    def map(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
+    def set_truncation(self, truncation: float) -> Self:
+        """Pull every w towards the mean of its class: 1 leaves it as it is, 0 gives the mean.
+
+        Raises:
+            HgladError: a truncation outside 0 to 1.
+        """
+        if not 0 <= truncation <= 1:
+            raise HgladError(f"truncation of a generator is {truncation}: expected 0 to 1")
+        self.truncation = truncation
+        return self
+
+    def map(self, z: Tensor, labels: Tensor, truncation: float | None = None) -> Tensor:
         """Map noise (n, z_dim) and labels (n,) to styles (n, num_ws, w_dim).
 
-        `truncation` 1 leaves w as it is, 0 gives the mean w of the class.
+        `truncation` is that of `set_truncation` where it is not given.
         """
-        w = self.mapping(z, labels)
+        truncation, w = self.truncation if truncation is None else truncation, self.mapping(z, labels)
         if truncation != 1:
             w = self.mapping.mean(labels).lerp(w, truncation)
         return w[:, None].repeat(1, self.num_ws, 1)
@@ -355,15 +362,13 @@ class StyleGANXL(nn.Module):
         """Latents at split point 0: styles (n, num_ws, w_dim) and the Fourier input's features."""
         return Latents(w, self.synthesis.input(w[:, 0]))
 
-    def sample(
-        self, labels: Tensor, generator: torch.Generator, average: int = 1, truncation: float = 1.0
-    ) -> Latents:
+    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
         """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
         z = torch.randn(
             len(labels) * average, self.settings.z_dim, generator=generator, device=generator.device
         )
         with torch.no_grad():
-            w = self.map(z.to(labels.device), labels.repeat_interleave(average), truncation)
+            w = self.map(z.to(labels.device), labels.repeat_interleave(average))
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:

@@ -1,5 +1,6 @@
 """Train a prior from a YAML file, resumable, and measure how good its samples are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hglad.data import DataSet, DataSettings, RealData, load_data
+from hglad.errors import HgladError
 from hglad.networks import create_network
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
@@ -125,10 +127,24 @@ def _train(run: GANTraining, state: Path, key: str) -> float:
     return before + watch.seconds
 
 
-def draw_samples(generator: Generator, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` images (n, channels, height, width) in [0, 1], equally many of each class, and labels (n,)."""
-    device = next(generator.parameters()).device
-    labels = torch.arange(count, device=device) * generator.settings.c_dim // count
+def draw_samples(
+    generator: Generator, count: int, seed: int, classes: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """`count` images (n, channels, height, width) in [0, 1], equally many of each class, and labels (n,).
+
+    `classes` are all of the generator's where they are not given; an unconditional one has class 0 alone.
+
+    Raises:
+        HgladError: a class that the generator does not have.
+    """
+    known, device = max(1, generator.settings.c_dim), next(generator.parameters()).device
+    for label in classes:
+        if not 0 <= label < known:
+            raise HgladError(
+                f"class {label} does not exist: the generator has {known}, expected 0 to {known - 1}"
+            )
+    chosen = torch.tensor(classes or range(known), device=device)
+    labels = chosen[torch.arange(count, device=device) * len(chosen) // count]
     rng = torch.Generator(device).manual_seed(seed)
     images = [generator.decode(generator.sample(part, rng), 0) for part in labels.split(100)]
     return torch.cat(images).clamp(0, 1), labels
