@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hglad.priors import load_prior
+
 ROOT = Path(__file__).resolve().parent.parent
 LOADING = {  # attributes that make a browser fetch something when the page opens
     "audio": "src",
@@ -189,3 +191,16 @@ def test_the_picture_of_the_readme_is_a_figure_of_the_book():
     pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     shown = re.search(r"!\[.*\]\((.*\.png)\)", (ROOT / "README.md").read_text())[1]
     assert (ROOT / shown).read_bytes() in [base64.b64decode(picture) for picture in pictures]
+
+
+def test_the_layers_on_the_page_are_those_of_the_generator():
+    page = (ROOT / "book" / "generators.md").read_text()
+    listed = load_prior("random-32").describe().to_string()
+    assert [line.rstrip() for line in listed.splitlines()] == [
+        line.rstrip() for line in page.split("```text\n")[1].split("```")[0].splitlines()
+    ]
+
+
+def test_the_recipe_on_the_page_is_the_shipped_one():
+    page = (ROOT / "book" / "generators.md").read_text().split("```yaml\n")[1].split("```")[0]
+    assert yaml.safe_load(page) == yaml.safe_load((ROOT / "data/priors/random-32.yaml").read_text())

@@ -14,6 +14,7 @@ from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
 from hglad.metrics import create_metric
 from hglad.priors import load_prior, prior_hash, save_prior
+from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.profile import MetricSettings, SurrogateSettings, profile_from
 from hglad.search import SearchSettings
 from hglad.training import TrainingSettings
@@ -272,3 +273,53 @@ def test_averaged_latents_of_a_profile_leave_its_pixel_runs_possible(prior_file,
     settings = DistillationSettings.of(profile(prior_file, steps=1, average=10), "dm", "pixels", 1, 0)
     assert distill(settings, classifier=classifier).images.shape == (10, 1, 8, 8)
     assert DistillationSettings.of(profile(prior_file, average=10), "dm", "single", 1, 0).search.average == 10
+
+
+@pytest.fixture
+def other_prior(tiny_settings, tmp_path):
+    """Path of a generator with another number of classes."""
+
+    def save(classes: int) -> str:
+        changed = replace(tiny_settings, c_dim=classes, embedding=(max(classes, 1), 8))
+        path = str(tmp_path / f"{classes}.safetensors")
+        save_prior(path, StyleGANXL.untrained(changed, torch.Generator().manual_seed(0)), {})
+        return path
+
+    return save
+
+
+def test_classes_of_another_generator_must_be_named(settings, classifier, other_prior):
+    twelve = replace(settings, prior=other_prior(12))
+    for labels in ((), (0, 1), (*range(9), 12)):
+        wrong = replace(twelve, search=replace(SEARCH, labels=labels))
+        with pytest.raises(
+            HgladError, match="has 12 classes, expected one of 0 to 11 for each of the 10 classes"
+        ):
+            distill(wrong, classifier=classifier)
+    named = replace(twelve, search=replace(SEARCH, labels=tuple(range(2, 12))))
+    distilled = distill(named, classifier=classifier)
+    assert distilled.labels.tolist() == list(range(10)) and distilled.images.isfinite().all()
+
+
+def test_an_unconditional_generator_needs_no_classes(settings, classifier, other_prior):
+    distilled = distill(replace(settings, prior=other_prior(0)), classifier=classifier)
+    assert distilled.labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truncation": 0.5},
+        {"features": "gaussian"},
+        {"precision": "bfloat16"},
+        {"lr_weights": 0.1},
+        {"average": 20},
+    ],
+    ids=str,
+)
+def test_every_way_to_start_gives_another_set(settings, classifier, changes):
+    usual, other = (
+        distill(replace(settings, search=search), classifier=classifier).images
+        for search in (SEARCH, replace(SEARCH, **changes))
+    )
+    assert other.isfinite().all() and not torch.equal(usual, other)
