@@ -107,7 +107,7 @@ def glad_baseline(profile: Profile) -> Experiment:
     network, kinds = _main_network(profile), [k for k in profile.sets["searches"] if k != "hierarchical"]
     searches, baselines = _searches(profile, kinds, network), _baselines(profile, network)
     families = {
-        prior: layer_sweep(replace(profile, prior=prior, search=replace(profile.search, layer=0)))
+        prior: [replace(task, generator=prior) for task in layer_sweep(replace(profile, prior=prior))]
         for prior in profile.studies.families
     }
     return Experiment(profile, searches + layer_sweep(profile) + baselines, families=families)

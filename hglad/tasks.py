@@ -179,6 +179,8 @@ class EvaluateTask:
     """Where the set comes from, unless it is a baseline."""
     iterates: bool = False
     """Evaluate every kept iterate instead of the selected one."""
+    generator: str | None = None
+    """Where it is not the profile's; marks the rows, so that no table mixes them with the others."""
     phase = 2
 
     @cached_property
@@ -241,7 +243,7 @@ class EvaluateTask:
             "layer": source.search.layer if source and source.kind == "single" else None,
             "ipc": self.ipc,
             "seed": self.seed,
-        }
+        } | ({"generator": self.generator} if self.generator else {})
         return pd.DataFrame([marks | row for row in frame.to_dict("records")])
 
 

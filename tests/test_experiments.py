@@ -301,6 +301,7 @@ def test_every_layer_of_a_further_generator_is_swept(profile, undisturbed, famil
     assert own_names == layer_names(profile) and names == ("input", "B0_4_8", "B1_8_4", "pixels")
     single = rows[rows["method"] == "single"]
     assert sorted(single["layer"]) == [0, 0, 1, 1, 2, 2] and set(single["seed"]) == {0}
+    assert set(single["generator"]) == {family} and "generator" not in own
     pixels = [part[part["method"] == "pixels"] for part in (own, rows)]
     assert set(pixels[0]["layer"]) == {4} and set(pixels[1]["layer"]) == {3}
     assert list(pixels[0]["accuracy"]) == list(pixels[1]["accuracy"])
