@@ -2,7 +2,11 @@
 
 import argparse
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hglad import __version__
@@ -13,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 for bad input or a run that cannot go on, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        _check_device(getattr(options, "device", "cpu"))
-        options.function(options)
+        with _terminated_as_interrupted():
+            _check_device(getattr(options, "device", "cpu"))
+            options.function(options)
     except HgladError as error:
         if options.debug:
             raise
@@ -24,6 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("hglad: interrupted; the same command goes on from the last saved state", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: the processes that compute for this one end with it."""
+    if threading.current_thread() is not threading.main_thread():  # only this one may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

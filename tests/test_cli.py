@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -241,3 +245,46 @@ def test_layers_of_a_generator_are_listed(capsys):
     assert main(["prior", "describe", "random-32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "L3_52_64" in lines[6] and "52" in lines[6] and len(lines) == 2 + 9
+
+
+@pytest.mark.slow
+def test_a_terminated_run_leaves_no_process_behind(place):
+    profile = tiny_profile() | {"prior": "digits-16"}
+    profile["search"]["steps"] = 100_000
+    profile["studies"].pop("families")
+    Path("long.yaml").write_text(yaml.safe_dump(profile))
+    code = "import sys; from hglad.cli import main; sys.exit(main())"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *["run", "long.yaml", "--cores", "2", "--results", "r", "--only", "glad_baseline"],
+    ]
+    run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: len(members(run.pid)) >= 3 or run.poll() is not None, 100)  # it and its two workers
+        time.sleep(3)
+        assert run.poll() is None
+        run.terminate()
+        assert run.wait(30) == 130 and "goes on from the last saved state" in run.stderr.read()
+        until(lambda: not members(run.pid), 30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+
+
+def until(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
+
+
+def members(group: int) -> list[int]:
+    """Processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[2]) == group:
+                found.append(int(stat.parent.name))
+    return found
