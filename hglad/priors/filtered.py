@@ -33,6 +33,7 @@ def filtered_leaky_relu(
 class _FilteredLeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, bias, up, down, limit):
+        """Maps (n, ch, h', h'), block by block."""
         ctx.save_for_backward(x, scale, bias, up, down)
         ctx.limit = limit
         size = len(down)
@@ -47,6 +48,7 @@ class _FilteredLeakyReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
+        """Gradients of maps, scale and bias; the large maps are made again."""
         x, scale, bias, up, down = ctx.saved_tensors
         maps, scale_per_map, bias_per_map = _per_map(x, scale, bias)
         gradient = gradient.flatten(0, 1)
