@@ -9,7 +9,6 @@ from hglad.priors import load_prior, prior_card
 from hglad.priors.train import draw_samples
 from hglad.training import TrainingSettings, train_classifier
 
-
 SHIPPED = pytest.mark.parametrize("name", ["digits-16", "digits-16-biggan"])
 
 
