@@ -35,7 +35,7 @@ test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
 test: lint ## check the style, run the tests, run the committed notebooks again
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests
-	$(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 120 book/results/digits
+	$(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 120 book/results/digits book/results/digits-search
 	@echo "make test: style, tests and notebooks passed"
 
 lint: .venv/.installed ## check the style of the code and that notebook templates hold no output

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
 
-DEFAULT = "book/results/digits/"  # in the table of contents; the pages of another profile take this place
+RESULTS = "book/results/"  # of the pages with executed notebooks
 COMMAND = "from jupyter_book.cli.main import main; main()"
 
 
@@ -43,15 +45,15 @@ def _stage(source: Path, notebooks: Path, profile: str) -> None:
     executed = sorted(notebooks.glob("*.ipynb"))
     if not executed:
         raise HgladError(f"no executed notebooks in {notebooks}: expected some from hglad notebooks")
-    files = {path.relative_to(PROJECT): path for path in _pages()}
+    contents = yaml.safe_load((PROJECT / "_toc.yml").read_text())
+    files = {path.relative_to(PROJECT): path for path in (*_pages(), *_committed(contents, profile))}
     files |= {Path("book", "results", profile, path.name): path for path in executed}
-    files |= {path.relative_to(PROJECT): path for path in _other_results()}
     for path in source.rglob("*"):
         if path.is_file() and path.relative_to(source) not in files and path.name != "_toc.yml":
             path.unlink()
     for relative, path in files.items():
-        _place(_of_profile(path, profile), source / relative)
-    _place(_of_profile(PROJECT / "_toc.yml", profile), source / "_toc.yml")
+        _place(path.read_bytes(), source / relative)
+    _place(_with_profile(contents, profile, executed), source / "_toc.yml")
 
 
 def _pages() -> list[Path]:
@@ -60,25 +62,26 @@ def _pages() -> list[Path]:
     return [PROJECT / "_config.yml", *(page for page in pages if not page.is_relative_to(results))]
 
 
-def _other_results() -> list[Path]:
-    """Committed notebooks in the table of contents that belong to no profile that is shown in turn."""
-    pages = [
-        line.split("- file: ")[1]
-        for line in (PROJECT / "_toc.yml").read_text().splitlines()
-        if "- file: " in line
-    ]
-    other = [page for page in pages if page.startswith("book/results/") and DEFAULT not in page]
+def _committed(contents: dict, profile: str) -> list[Path]:
+    """Committed notebooks in the table of contents, but for those of this profile, which are given."""
+    pages = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    other = [page for page in pages if page.startswith(RESULTS) and not _is_of(profile, page)]
     return [PROJECT / f"{page}.ipynb" for page in other]
 
 
-def _of_profile(path: Path, profile: str) -> bytes:
-    """Content of a page, its links to the notebooks of the default profile turned to those of this one."""
-    if path.suffix not in (".md", ".yml"):
-        return path.read_bytes()
-    text = path.read_text().replace("(digits)", f"({profile})")
-    for link in (DEFAULT, "{doc}`results/digits/"):
-        text = text.replace(link, link.replace("digits", profile))
-    return text.encode()
+def _is_of(profile: str, page: str) -> bool:
+    return page.startswith(f"{RESULTS}{profile}/")
+
+
+def _with_profile(contents: dict, profile: str, executed: list[Path]) -> bytes:
+    """Table of contents with the notebooks of a profile in their part, or in one of their own."""
+    chapters = [{"file": f"{RESULTS}{profile}/{path.stem}"} for path in executed]
+    own = [p for p in contents["parts"] if any(_is_of(profile, each["file"]) for each in p["chapters"])]
+    if own:
+        own[0]["chapters"] = chapters
+    else:
+        contents["parts"].append({"caption": f"Experiments ({profile})", "chapters": chapters})
+    return yaml.safe_dump(contents, sort_keys=False).encode()
 
 
 def _place(content: bytes, target: Path) -> None:

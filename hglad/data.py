@@ -55,6 +55,12 @@ class DataSettings:
     """Height and width in pixels; none: the data set's own."""
     show: bool = True
     """Whether notebooks show real images; off for data that must not be passed on."""
+    holdout: float = 0.0
+    """Share of the training images in the place of the test images, to tune without these; 0: none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.holdout < 1:
+            raise HgladError(f"data.holdout is {self.holdout}: expected 0 (none) to below 1")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,36 +1,32 @@
 """Distil one set: load what the settings name, run the search, keep the selected iterate."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
-from hglad import augment, search, training
+from hglad import augment, search, stages, training
 from hglad import experts as expert_trajectories
+from hglad.checkpoint import Checkpoint
+from hglad.cost import step_flops
 from hglad.data import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.experts import Experts, ExpertSettings, experts_key
-from hglad.metrics import METRICS, Metric, create_metric
+from hglad.metrics import METRICS, create_metric, needs
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
 from hglad.priors import PRIORS, PixelPrior, Prior, load_prior, pixels, prior_card, prior_hash
 from hglad.profile import MetricSettings, Profile, SurrogateSettings, changed
 from hglad.progress import progress_bar
-from hglad.provenance import Stopwatch
-from hglad.search import KINDS, Search, SearchSettings, SearchState, load_state, save_state
+from hglad.search import Search
 from hglad.settings import fingerprint, suggestion, to_dict
-from hglad.storage import read_metadata, read_tensors
+from hglad.stages import KINDS, SearchSettings, Stage, plan_stages
 from hglad.training import train_classifier
 
-SAVE_EVERY = 30  # seconds between two saved states
-WITHOUT_GENERATOR = {key: getattr(SearchSettings, key) for key in ("average", *search.LATER)}
+WITHOUT_GENERATOR = {key: getattr(SearchSettings, key) for key in ("average", *stages.LATER)}
 """Search settings that mean something with a generator only, as pixels take them."""
 
 
@@ -76,15 +72,28 @@ class DistillationSettings:
             object.__setattr__(self, "experts", ExpertSettings())
 
     @classmethod
-    def of(cls, profile: Profile, objective: str, kind: str, ipc: int, seed: int, **changes) -> Self:
-        """Settings of one run of a profile; `changes` replace fields, `layer` the split point of `single`."""
+    def of(
+        cls,
+        profile: Profile,
+        objective: str,
+        kind: str,
+        ipc: int,
+        seed: int,
+        search: dict[str, Any] | None = None,
+        metric: dict[str, Any] | None = None,
+        **changes,
+    ) -> Self:
+        """Settings of one run of a profile.
+
+        The search takes the keys of the profile, then those of the objective, then those tuned for this
+        kind of search, then `search`; `metric` changes keys of the metric, `changes` other fields.
+        """
         own = profile.objective(objective)
-        settings = changed(profile.search, own.search, f"surrogate.objectives.{objective}.search.")
+        settings = changed(profile.searched(objective, kind), search or {}, "search.")
+        selection = changed(profile.metric, metric or {}, "metric.")
         surrogate = replace(profile.surrogate, objectives={})  # resolved here
         if own.augmentation is not None:
             surrogate = replace(surrogate, augmentation=own.augmentation)
-        if "layer" in changes:
-            settings = replace(settings, layer=changes.pop("layer"))
         if kind == "pixels":
             settings = replace(settings, **WITHOUT_GENERATOR)
         prior = "pixels" if kind == "pixels" else profile.prior
@@ -97,7 +106,7 @@ class DistillationSettings:
             prior,
             settings,
             surrogate,
-            profile.metric,
+            selection,
             objective,
             kind,
             ipc,
@@ -113,15 +122,17 @@ class DistillationSettings:
         used = asdict(self)
         del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
+        for key in self.metric.later():
+            del used["metric"][key]
         used["surrogate"].pop("objectives")
         for key in ("options", "experts"):  # absent where there are none, as before they could be set
             if not used[key]:
                 del used[key]
         del used["search"]["memory"]  # moves the last bits only
-        for key in search.LATER:
+        for key in stages.LATER:
             if getattr(self.search, key) == getattr(SearchSettings, key):
                 del used["search"][key]
-        if self.kind != "single":
+        if self.kind != "single" and self.search.budget == "steps":
             used["search"].pop("layer")
         return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
 
@@ -142,13 +153,16 @@ class DistillationSettings:
 
 
 def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
-    """The data set of a profile, kept in memory."""
+    """The data set of a profile, kept in memory; with `holdout`, training images replace the test images."""
     return _load_real(data, device)
 
 
 @lru_cache(maxsize=2)
 def _load_real(data: DataSettings, device: str) -> DataSet:
-    return load_data(data.name, data.root, data.resolution, device=device)
+    whole = load_data(data.name, data.root, data.resolution, device=device)
+    if not data.holdout:
+        return whole
+    return DataSet(whole.name, *whole.train.split(data.holdout, seed=0))
 
 
 def data_hash(data: DataSettings) -> str:
@@ -184,6 +198,7 @@ def distill(
     classifier: Classifier | None = None,
     show: bool = False,
     experts: Path | str | None = None,
+    restart: bool = False,
 ) -> DistilledSet:
     """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
 
@@ -194,24 +209,31 @@ def distill(
         classifier: classifier of the selection metric; trained when not given.
         show: show progress bars on a terminal.
         experts: folder of expert trajectories, for an objective that matches them.
+        restart: begin anew instead of going on, whatever state is there.
 
     Raises:
-        HgladError: settings that do not fit the data or the prior, values that are not finite.
+        HgladError: settings that do not fit the data or the prior, values that are not finite, a state of
+            another run or a damaged one.
     """
     data = load_real(settings.data, device)
     classifier = classifier or train_metric_classifier(settings.metric, data, show)
-    metric = create_metric(settings.metric.name, classifier, data.train)
-    run = _search(settings, data, metric, device, experts)
+    run = make_search(settings, data, classifier, device, experts)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
-    progress = _Progress(state_file, settings.fingerprint, settings.keep_iterates, device)
+    progress = Checkpoint(state_file, settings.fingerprint, settings.keep_iterates, device)
+    if restart:
+        progress.clear()
     state = start = progress.load()
-    with progress_bar(settings.search.steps, "search", "step", show) as bar, progress.kept_on_error():
+    steps = sum(stage.steps for stage in run.stages)
+    with progress_bar(steps, "search", "step", show) as bar, progress.kept_on_error():
         for state in run.run(start):  # none is left when the run was stopped behind its last step
             progress.note(state, run.finite.look)
             bar.update(run.steps_done(state) - bar.n)
     card = {
         "settings": to_dict(settings),
         "stages": [asdict(stage) for stage in run.stages],
+        "stage_seconds": [round(seconds, 3) for seconds in progress.stage_seconds],
+        "boundaries": state.boundaries,
+        "classes": len(data.train.classes),
         "distance": state.distance,
         "best": {"stage": state.best[0], "step": state.best[1]},
         "logs": {name: value.item() for name, value in state.logs.items()},
@@ -227,21 +249,50 @@ def distill(
     return distilled
 
 
-def _search(
-    settings: DistillationSettings, data: DataSet, metric: Metric, device: str, experts: Path | str | None
+def make_search(
+    settings: DistillationSettings,
+    data: DataSet,
+    classifier: Classifier,
+    device: str = "cpu",
+    experts: Path | str | None = None,
 ) -> Search:
-    real, classes = data.train, len(data.train.classes)
-    objective = _objective(settings, real, device, experts)
+    """The search that settings describe, ready to run; see `distill` for the arguments."""
+    classes = len(data.train.classes)
+    real, held_out = parts_for(settings.metric, data.train)
+    objective = make_objective(settings, real, device, experts)
+    metric = create_metric(
+        settings.metric.name,
+        real,
+        classifier=classifier,
+        objective=objective,
+        held_out=held_out,
+        **settings.metric.options,
+    )
     prior = _prior(settings, data, device)
     settings = replace(settings, search=replace(settings.search, labels=_prior_labels(settings, data, prior)))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
-    return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng)
+    flops = step_flops(prior)
+    return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng, flops)
 
 
-def _objective(
-    settings: DistillationSettings, real: RealData, device: str, experts: Path | str | None
+def parts_for(metric: MetricSettings, train: RealData) -> tuple[RealData, RealData | None]:
+    """Training images for the search, and those that a metric keeps for itself, if it does."""
+    if "held_out" not in needs(metric.name):
+        return train, None
+    return train.split(metric.held_out, metric.seed)
+
+
+def planned_stages(settings: DistillationSettings, device: str = "cpu") -> tuple[Stage, ...]:
+    """Stage table of a run, without running it."""
+    prior = _prior(settings, load_real(settings.data, device), device)
+    return plan_stages(settings.kind, settings.search, prior.layers, step_flops(prior))
+
+
+def make_objective(
+    settings: DistillationSettings, real: RealData, device: str = "cpu", experts: Path | str | None = None
 ) -> Objective:
+    """The matching objective that settings describe."""
     surrogate, known = settings.surrogate, OBJECTIVES.options(settings.objective)
     network = create_network(image_shape=real.image_shape, classes=len(real.classes), **surrogate.network).to(
         device
@@ -286,65 +337,3 @@ def _prior_labels(settings: DistillationSettings, data: DataSet, prior: Prior) -
             f"expected one of 0 to {known - 1} for each of the {classes} classes of {settings.data.name}"
         )
     return labels
-
-
-class _Progress:
-    """Saves the state now and then, counts the time over all parts of a run, collects kept iterates."""
-
-    def __init__(self, file: Path | None, key: str, keep_iterates: bool, device: str):
-        self.file, self.key, self.keep = file, key, keep_iterates
-        self.kept: list[Tensor] = []
-        self.newest: SearchState | None = None
-        self.before, self.watch, self.saved = 0.0, Stopwatch(device), time.monotonic()
-        self.device = device
-
-    def load(self) -> SearchState | None:
-        """The saved state of this very run, where there is one."""
-        if self.file is None or not self.file.is_file():
-            return None
-        metadata = read_metadata(self.file)
-        if metadata.get("key") != self.key:
-            return None
-        self.before = float(metadata["seconds"])
-        if self.keep:
-            self.kept = list(read_tensors(self.file)["iterates"])
-        return load_state(self.file, self.device)
-
-    def note(self, state: SearchState, check: Callable[[], None]) -> None:
-        """Keep the iterate where asked to; `check` and save the state when the last one is old enough."""
-        if self.keep and state.decoded is not None:
-            self.kept.append(to_uint8(state.decoded).cpu())
-        self.newest = state
-        if self.file is not None and time.monotonic() - self.saved > SAVE_EVERY:
-            check()
-            self._save(state)
-
-    def _save(self, state: SearchState) -> None:
-        if not state.finite:
-            return  # the next step says so, and the last good state stays
-        extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
-        save_state(self.file, state, extra, {"key": self.key, "seconds": str(self.seconds)})
-        self.saved = time.monotonic()
-
-    @contextmanager
-    def kept_on_error(self) -> Iterator[None]:
-        """Save the newest state when the run breaks, if it is good."""
-        try:
-            yield
-        except HgladError:
-            if self.file is not None and self.newest is not None:
-                self._save(self.newest)
-            raise
-
-    @property
-    def seconds(self) -> float:
-        return self.before + self.watch.seconds
-
-    def iterates(self) -> Tensor | None:
-        return torch.stack(self.kept) if self.keep else None
-
-    def provenance(self) -> dict:
-        return self.watch.provenance() | {"seconds": round(self.seconds, 2)}
-
-    def clear(self) -> None:
-        self.file.unlink(missing_ok=True)

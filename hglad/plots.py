@@ -4,21 +4,27 @@ The figures are made without pyplot and its global state, so the same rows give 
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from dataclasses import replace
+from itertools import cycle, pairwise
 from textwrap import fill
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
+from hglad.errors import HgladError
 from hglad.results import seed_means, summarise
-from hglad.search import Stage
+from hglad.stages import Stage
 
 # Colours of Okabe & Ito (2008), told apart with any colour vision; a method has the same one everywhere.
 COLOURS = {
@@ -38,6 +44,10 @@ LABELS = {
 METRIC_LABELS = {
     "class_relevant": "class-relevant feature distance",
     "feature": "unweighted feature distance",
+    "random_feature": "distance of untrained features",
+    "released_feature": "distance as released",
+    "loss": "matching loss, fixed draws",
+    "accuracy": "error on held-out training images (%)",
 }
 OBJECTIVE_LABELS = {
     "": LABELS["random"],
@@ -199,24 +209,61 @@ def _shade_stages(axes: Axes, stages: Sequence[Stage], starts: np.ndarray) -> No
 
 
 @matplotlib.rc_context(STYLE)
-def distance_and_accuracy(
-    distances: pd.DataFrame, metrics: Sequence[str], stage_names: Sequence[str]
-) -> Figure:
-    """Accuracy of every iterate against its distance, a panel per metric; colour: stage, shape: seed."""
-    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    colours = sns.color_palette("viridis", len(stage_names))
-    for axes, metric in zip(panels, metrics, strict=True):
-        for (_, rows), marker in zip(distances.groupby("seed"), cycle("o^sDvP"), strict=False):
-            colour = [colours[stage] for stage in rows["stage"]]
-            axes.scatter(rows[metric], rows["accuracy"], c=colour, marker=marker, s=26, linewidths=0)
+def distance_and_accuracy(distances: pd.DataFrame, metrics: Sequence[str], layers: Sequence[str]) -> Figure:
+    """Accuracy of every iterate against its distance, a panel per metric; colour: layer, shape: objective.
+
+    Args:
+        distances: `objective`, `layer` (index into `layers`), `accuracy`, and a column per metric.
+        metrics: those columns.
+        layers: names of the split points.
+    """
+    lines = -(-len(metrics) // 3)
+    columns = -(-len(metrics) // lines)
+    figure = Figure(figsize=(WIDTH, 0.7 + 2.4 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    colours = sns.color_palette("viridis", len(layers))
+    for axes, metric in zip(panels, metrics, strict=False):
+        for (_, rows), marker in zip(
+            distances.groupby("objective", sort=False), cycle("o^sDvP"), strict=False
+        ):
+            colour = [colours[layer] for layer in rows["layer"]]
+            axes.scatter(rows[metric], rows["accuracy"], c=colour, marker=marker, s=14, linewidths=0)
         axes.set_xscale("log")
         _plain_log_ticks(axes.xaxis)
-        axes.set(xlabel=metric_label(metric))
-    panels[0].set_ylabel(ACCURACY)
-    for name, colour in zip(stage_names, colours, strict=True):
+        axes.set(xlabel=fill(metric_label(metric), 34))
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel(ACCURACY)
+    for objective, marker in zip(dict.fromkeys(distances["objective"]), "o^sDvP", strict=False):
+        panels[0].plot([], [], marker, color="#777777", label=objective.upper())
+    for name, colour in zip(layers, colours, strict=True):
         panels[0].plot([], [], "o", color=colour, label=name)
     return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def effects(table: pd.DataFrame, base: str) -> Figure:
+    """Accuracy of variants of a search minus that of `base`, with 95 % intervals, a panel per objective.
+
+    Args:
+        table: `variant`, `objective`, `mean`, `low`, `high`, as `selection.effects` gives them.
+        base: what the zero line stands for.
+    """
+    objectives, variants = (list(dict.fromkeys(table[key])) for key in ("objective", "variant"))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(variants)), layout="constrained")
+    panels = figure.subplots(1, len(objectives), sharey=True, squeeze=False)[0]
+    for axes, objective in zip(panels, objectives, strict=True):
+        part = table[table["objective"] == objective].set_index("variant").loc[variants]
+        half = np.nan_to_num(part["high"] - part["mean"])
+        axes.axvline(0, color="#555555", linewidth=1)
+        marks = {"fmt": "D", "markersize": 5, "capsize": 3, "color": COLOURS["hierarchical"]}
+        axes.errorbar(part["mean"], range(len(variants)), xerr=half, **marks)
+        axes.set(xlabel="points of test accuracy", title=f"{objective.upper()}: change from {base}")
+        axes.grid(axis="x")
+    panels[0].set_yticks(range(len(variants)), variants)
+    panels[0].invert_yaxis()
+    return figure
 
 
 @matplotlib.rc_context(STYLE)
@@ -224,7 +271,7 @@ def chosen_accuracy(choices: pd.DataFrame) -> Figure:
     """Accuracy of the iterate that each rule picks; a thin line joins what belongs to one run.
 
     Args:
-        choices: `rule`, `seed`, `accuracy`, rules in the order of the axis.
+        choices: `rule`, `seed` (a name of the run), `accuracy`, rules in the order of the axis.
     """
     rules = list(dict.fromkeys(choices["rule"]))
     figure, ((axes, _),) = _panels(choices, height=3.2)
@@ -348,4 +395,123 @@ def _finish(figure: Figure) -> Figure:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     for axes in figure.axes:
         sns.despine(ax=axes)
+    return figure
+
+
+OPACITY = 0.8  # of an activation map where it is 1
+DIMMED = 0.6  # brightness of the image below it, so that the map stands out on white too
+
+
+@matplotlib.rc_context(STYLE)
+def distance_and_accuracy_over_steps(history: pd.DataFrame, stages: Sequence[Stage], distance: str) -> Figure:
+    """Distance of the measured iterates above their test accuracy, over all steps, a curve per seed.
+
+    Args:
+        history: `seed`, `stage`, `step` (within the stage), `distance`, `accuracy`, `selected`; an iterate
+            without accuracy is left out below.
+        stages: stage table of the runs; every second one is shaded.
+        distance: name of the metric.
+    """
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    starts = np.cumsum([0, *(stage.steps for stage in stages)])
+    _shade_stages(upper, stages, starts)
+    _shade_stages(lower, [replace(stage, name="") for stage in stages], starts)
+    _seed_curves(upper, history, starts, "distance")
+    _seed_curves(lower, history.dropna(subset="accuracy"), starts, "accuracy")
+    upper.plot([], [], "o", color="white", label="selected", **SELECTED)
+    upper.set_yscale("log")
+    _plain_log_ticks(upper.yaxis)
+    upper.set(ylabel=metric_label(distance))
+    lower.set(xlabel="step", ylabel=ACCURACY, xlim=(0, starts[-1]))
+    _limit_to_percent(lower)
+    return _finish(figure)
+
+
+def _seed_curves(axes: Axes, history: pd.DataFrame, starts: np.ndarray, column: str) -> None:
+    """A curve per seed over all steps, with a circle at the selected iterate."""
+    seeds = sorted(history["seed"].unique())
+    for seed, colour in zip(seeds, sns.color_palette("viridis", len(seeds)), strict=True):
+        part = history[history["seed"] == seed]
+        x, best = starts[part["stage"]] + part["step"], part["selected"]
+        axes.plot(x, part[column], color=colour, linewidth=1.3, label=f"seed {seed}")
+        axes.plot(x[best], part[column][best], "o", color=colour, clip_on=False, zorder=3, **SELECTED)
+
+
+@matplotlib.rc_context(STYLE)
+def image_changes(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
+    """What each stage changed: signed difference of consecutive rows, mean over channels, on one scale.
+
+    Args:
+        rows: images at the end of each stage (class, channels, height, width), in [0, 1].
+        classes: names of the columns.
+
+    Raises:
+        HgladError: fewer than two stages.
+    """
+    if len(rows) < 2:
+        raise HgladError(f"changes between {len(rows)} stage: expected the images of 2 stages or more")
+    changes = {f"{a}\nto {b}": (rows[b].clamp(0, 1) - rows[a].clamp(0, 1)).mean(1) for a, b in pairwise(rows)}
+    limit = max(float(change.abs().max()) for change in changes.values()) or 1.0
+    colours = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
+    figure = image_rows({name: _coloured(change, colours) for name, change in changes.items()}, classes)
+    figure.set_figheight(figure.get_figheight() + 0.5)
+    figure.colorbar(
+        colours, ax=figure.axes, location="bottom", label="change of brightness", shrink=0.4, aspect=30
+    )
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def activation_overlays(images: dict[str, Tensor], maps: dict[str, Tensor], classes: Sequence[str]) -> Figure:
+    """Class-activation maps over dimmed grey images: the more colour, the more evidence for the class.
+
+    Args:
+        images: label to images (class, channels, height, width), in [0, 1].
+        maps: label to maps (class, height', width'), in [0, 1], as of `activation.activation_maps`.
+        classes: names of the columns.
+    """
+    colours = ScalarMappable(Normalize(0, 1), "autumn")
+    return image_rows({label: _overlaid(x, maps[label], colours) for label, x in images.items()}, classes)
+
+
+def _overlaid(images: Tensor, maps: Tensor, colours: ScalarMappable) -> Tensor:
+    """Images (n, 3, height, width): grey where a map is 0, its colour the more the higher it is."""
+    grey = DIMMED * images.clamp(0, 1).mean(dim=1, keepdim=True)
+    level = interpolate(maps[:, None], grey.shape[-2:], mode="bilinear")  # (n, 1, height, width)
+    opacity = OPACITY * level
+    return (1 - opacity) * grey + opacity * _coloured(level[:, 0], colours)
+
+
+def _coloured(values: Tensor, colours: ScalarMappable) -> Tensor:
+    """Values (n, height, width) as images (n, 3, height, width)."""
+    return torch.from_numpy(colours.cmap(colours.norm(values.numpy()))[..., :3]).float().movedim(-1, 1)
+
+
+@matplotlib.rc_context(STYLE)
+def winning_stages(table: pd.DataFrame, stages: Sequence[Stage]) -> Figure:
+    """The stage with the smallest distance, for each run and class.
+
+    Args:
+        table: index into `stages`; a row per run, a column per class.
+        stages: stage table of the runs.
+    """
+    cell = (WIDTH - LABEL_WIDTH) / table.shape[1]
+    fitting = min(8.0, 110 * cell / max(len(stage.name) for stage in stages))  # points
+    figure = Figure(figsize=(WIDTH, 0.3 * len(table) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    sns.heatmap(
+        table,
+        ax=axes,
+        annot=table.map(lambda stage: stages[stage].name),
+        fmt="",
+        annot_kws={"fontsize": fitting},
+        cmap=sns.color_palette("viridis", len(stages)),
+        vmin=-0.5,
+        vmax=len(stages) - 0.5,
+        cbar=False,
+        linewidths=1,
+    )
+    axes.set(xlabel=table.columns.name or "class", ylabel=table.index.name or "run")
+    axes.tick_params(length=0, labelrotation=0)
     return figure

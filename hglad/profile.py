@@ -13,8 +13,8 @@ from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.objectives.registry import SHARED
-from hglad.search import KINDS, SearchSettings
 from hglad.settings import convert, from_dict, read_yaml, suggestion
+from hglad.stages import KINDS, SearchSettings
 from hglad.training import TrainingSettings
 
 
@@ -46,6 +46,14 @@ class MetricSettings:
     """How the classifier is trained on the real set."""
     seed: int = 0
     """Seed of the classifier."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the metric itself, such as `layer` or `normalisation` of class_relevant."""
+    held_out: float = 0.25
+    """Share of the training images that `accuracy` is measured on and its search does not see."""
+
+    def later(self) -> list[str]:
+        """Keys that came later and have their defaults: absent from a fingerprint, as before they came."""
+        return [key for key, usual in (("options", {}), ("held_out", 0.25)) if getattr(self, key) == usual]
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,12 @@ class ObjectiveSettings:
 
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the objective itself, such as `distance` of dc or `student_steps` of mtt."""
+    ipc: tuple[int, ...] = ()
+    """Images per class among those of `sets.ipc`, where all would take too long; empty: all."""
     search: dict[str, Any] = field(default_factory=dict)
     """Changes to the keys of `search`."""
+    tuned: dict[str, Any] = field(default_factory=dict)
+    """Further changes for one kind of search, kind to keys of `search`, as `hglad tune` prints them."""
     augmentation: str | None = None
     """Siamese augmentation in place of that of `surrogate`; none: the same."""
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -82,16 +94,22 @@ class ObjectiveSettings:
 class Studies:
     """Size of the studies beside the main table."""
 
+    experiments: tuple[str, ...] = ()
+    """Experiments of the profile's book; empty: all that it has settings for."""
     sweep_seeds: int = 3
     """Distillation seeds of each fixed layer in the sweep."""
     families: tuple[str, ...] = ()
     """Further generators whose layers are swept, beside the profile's."""
     ablation_seeds: int = 3
-    """Hierarchical runs whose iterates are all evaluated."""
+    """Hierarchical runs of each objective whose iterates are all evaluated."""
     matching_seeds: int = 3
     """Distillation seeds of each objective in the study of objectives, at the first ipc."""
     cross_seeds: int = 3
     """Distilled sets per method that meet the other architectures."""
+    part_seeds: int = 0
+    """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
+    audit_seeds: int = 0
+    """Distillation seeds of the paper's search with each behaviour of the released code; 0 leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,10 @@ class Profile:
     def __post_init__(self):
         self._check_sets()
         _check_names("metric", [self.metric.name, *self.metric.compared], METRICS.names())
+        for option in self.metric.options:
+            if option not in METRICS.options(self.metric.name):
+                hint = suggestion(option, METRICS.options(self.metric.name))
+                raise HgladError(f"unknown key 'metric.options.{option}': {hint}")
         if not self.networks:
             raise HgladError(f"networks is {self.networks!r}: expected a label with {{name: convnet}}")
         _check_network("surrogate.network", self.surrogate.network)
@@ -159,9 +181,27 @@ class Profile:
                 hint = suggestion(option, known)
                 raise HgladError(f"unknown key 'surrogate.objectives.{name}.options.{option}': {hint}")
         _check_options(name, settings)
-        changed(self.search, settings.search, f"surrogate.objectives.{name}.search.")
+        for kind, keys in settings.tuned.items():
+            _check_names(f"surrogate.objectives.{name}.tuned", [kind], KINDS)
+            if not isinstance(keys, dict):
+                raise HgladError(f"surrogate.objectives.{name}.tuned.{kind} is {keys!r}: expected a mapping")
+        for kind in KINDS:
+            self._searched(name, kind, settings)
         changed(self.evaluation.training, settings.evaluation, f"surrogate.objectives.{name}.evaluation.")
         return settings
+
+    def searched(self, objective: str, kind: str) -> SearchSettings:
+        """Settings of one kind of search with an objective."""
+        return self._searched(objective, kind, self.objective(objective))
+
+    def _searched(self, objective: str, kind: str, own: ObjectiveSettings) -> SearchSettings:
+        key = f"surrogate.objectives.{objective}"
+        settings = changed(self.search, own.search, f"{key}.search.")
+        return changed(settings, own.tuned.get(kind, {}), f"{key}.tuned.{kind}.")
+
+    def ipcs(self, objective: str) -> list[int]:
+        """Images per class of an objective."""
+        return list(self.objective(objective).ipc) or self.sets["ipc"]
 
     def _check_sets(self) -> None:
         for key in self.sets:

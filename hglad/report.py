@@ -12,14 +12,16 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Image
 from matplotlib.figure import Figure
-from scipy import stats
 
-from hglad.distillation import load_real
-from hglad.experiments import Laboratory
-from hglad.plots import LABELS, metric_label, objective_label
+from hglad.distillation import DistillationSettings, load_real, planned_stages
+from hglad.experiments import layer_count
+from hglad.laboratory import Laboratory
+from hglad.plots import LABELS, objective_label
+from hglad.presets import PRESETS, preset, published_schedule
 from hglad.priors import prior_card, prior_hash
+from hglad.profile import Profile
 from hglad.results import as_cell, paired, published, seed_means, summarise
-from hglad.search import Stage
+from hglad.stages import Stage
 from hglad.tasks import EvaluateTask
 
 DPI = 130
@@ -265,12 +267,56 @@ def stage_table(stages: Sequence[Stage]) -> Table:
             "stage": number,
             "split layer": stage.name,
             "steps": stage.steps,
-            "rate of f": f"{stage.lr_f:g}",
+            "rate of f": f"{stage.lr_f:g}" if stage.lr_f else NONE,
             "rate of w": f"{stage.lr_w:g}" if stage.lr_w else NONE,
         }
         for number, stage in enumerate(stages, start=1)
     ]
     return Table(pd.DataFrame(rows))
+
+
+def stage_plan(stages: Sequence[Stage], images: int) -> pd.DataFrame:
+    """Stage table of a run of so many images, with the work of the generator, and the total below."""
+    work = [stage.flops * images / 1e9 for stage in stages]
+    table = stage_table(stages).frame.assign(
+        **{
+            "GFLOP a step": [f"{each:.3g}" for each in work],
+            "GFLOP": [f"{each * stage.steps:.3g}" for each, stage in zip(work, stages, strict=True)],
+        }
+    )
+    total = dict.fromkeys(table.columns, "") | {
+        "stage": "all",
+        "steps": sum(stage.steps for stage in stages),
+        "GFLOP": f"{sum(each * stage.steps for each, stage in zip(work, stages, strict=True)):.3g}",
+    }
+    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+
+
+def schedule_table(profile: Profile) -> Table:
+    """What the published schedules cost on a profile's generator: steps and generator's work for one image.
+
+    GLaD's 1,000 steps at its layer, the presets with the steps of the released code.
+    """
+    points, rows = layer_count(profile), []
+    for name in profile.sets["objectives"]:
+        searches = {"GLaD": ("single", {"steps": 1000})}
+        for each in PRESETS:
+            changes = preset(each, points)["search"] | published_schedule(each, name, points)
+            searches[f"H-GLaD, {each}"] = ("hierarchical", changes)
+        for label, (kind, changes) in searches.items():
+            settings = DistillationSettings.of(profile, name, kind, 1, 0, search=changes)
+            rows.append(_schedule_row(name, label, planned_stages(settings)))
+    return Table(pd.DataFrame(rows))
+
+
+def _schedule_row(objective: str, label: str, stages: Sequence[Stage]) -> dict[str, object]:
+    return {
+        "objective": objective.upper(),
+        "search": label,
+        "stages": len(stages),
+        "steps": sum(stage.steps for stage in stages),
+        "generator (GFLOP an image)": f"{sum(s.steps * s.flops for s in stages) / 1e9:.0f}",
+    }
 
 
 def stages_of(card: dict) -> list[Stage]:
@@ -289,6 +335,24 @@ def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def boundary_table(cards: Iterable[dict]) -> Table:
+    """What bounding the features did where each stage began, mean over runs."""
+    rows = [
+        {"stage": card["stages"][stage]["name"], "clipped": clipped, "invalid": invalid, "change": change}
+        for card in cards
+        for stage, clipped, invalid, change in card["boundaries"]
+    ]
+    table = pd.DataFrame(rows).groupby("stage", sort=False).agg(["mean", "max"])
+    cells = {
+        "stage": table.index,
+        "clipped features (%)": table["clipped", "mean"].map(lambda x: f"{100 * x:.2f}"),
+        "not a number": table["invalid", "max"].map("{:.0f}".format),
+        "change of the images": table["change", "mean"].map("{:.4f}".format),
+        "largest": table["change", "max"].map("{:.4f}".format),
+    }
+    return Table(pd.DataFrame(cells))
+
+
 def best_of_stages(card: dict) -> dict[str, int]:
     """Index of the iterate with the smallest distance in each stage, by the name of its split layer."""
     history = pd.DataFrame(card["history"], columns=["stage", "step", "distance"])
@@ -297,129 +361,39 @@ def best_of_stages(card: dict) -> dict[str, int]:
 
 
 def cost_table(cards: Iterable[dict]) -> Table:
-    """Seconds per distillation run of each search and ipc: mean over the runs."""
+    """Steps, generator's work and seconds per run of each search and ipc: means over the runs."""
     rows = [
         {
             "method": card["settings"]["kind"],
             "ipc": card["settings"]["ipc"],
-            "steps": card["settings"]["search"]["steps"],
+            "objective": card["settings"]["objective"],
+            "steps": sum(stage["steps"] for stage in card["stages"]),
             "seconds": card["provenance"]["seconds"],
+            "work": generator_work(card),
         }
         for card in cards
     ]
-    table = pd.DataFrame(rows).groupby(["method", "ipc", "steps"])["seconds"].agg(["mean", "count"])
+    groups = pd.DataFrame(rows).groupby(["objective", "method", "ipc", "steps"], sort=False)
+    table = groups.agg(mean=("seconds", "mean"), work=("work", "mean"), count=("seconds", "count"))
     place = table.index.get_level_values("method").map(list(LABELS).index)
     table = table.iloc[place.argsort(kind="stable")].reset_index()
     cells = {
         "method": table["method"].map(LABELS),
         "ipc": table["ipc"],
         "steps": table["steps"],
+        "generator (GFLOP)": table["work"].map("{:.0f}".format),
         "seconds per run": table["mean"].map("{:.1f}".format),
         "runs": table["count"],
     }
+    if table["objective"].nunique() > 1:
+        cells = {"objective": table["objective"].str.upper()} | cells
     return Table(pd.DataFrame(cells))
 
 
-def fresh(distances: pd.DataFrame) -> pd.DataFrame:
-    """Iterates without the start of later stages, whose images an earlier iterate has already."""
-    return distances[(distances["step"] > 0) | (distances["stage"] == 0)]
-
-
-def rank_correlations(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Spearman's correlation of -distance with accuracy: 1 where a metric orders iterates as accuracy does.
-
-    Args:
-        distances: rows of `experiments.measured_distances`.
-        metrics: columns with distances.
-
-    Returns:
-        One row per metric, part of the run (`all stages`, `last stage`) and seed: `correlation`; nan where
-        all accuracies or distances are equal.
-    """
-    last = distances["stage"] == distances["stage"].max()
-    parts = {"all stages": fresh(distances), "last stage": distances[last]}
-    rows = [
-        {"metric": metric, "iterates": name, "seed": seed, "correlation": _spearman(run, metric)}
-        for metric in metrics
-        for name, part in parts.items()
-        for seed, run in part.groupby("seed")
-    ]
-    return pd.DataFrame(rows)
-
-
-def _spearman(run: pd.DataFrame, metric: str) -> float:
-    if min(run[metric].nunique(), run["accuracy"].nunique()) < 2:
-        return float("nan")
-    return float(stats.spearmanr(-run[metric], run["accuracy"]).statistic)
-
-
-def correlation_table(correlations: pd.DataFrame) -> Table:
-    """Mean rank correlation over seeds, with the lowest and the highest."""
-    table = correlations.groupby(["metric", "iterates"], sort=False)["correlation"]
-    table = table.agg(["mean", "min", "max", "count"]).reset_index()
-    cells = {
-        "metric": table["metric"].map(metric_label),
-        "iterates": table["iterates"],
-        "mean": [_two_digits(value) for value in table["mean"]],
-        "lowest seed": [_two_digits(value) for value in table["min"]],
-        "highest seed": [_two_digits(value) for value in table["max"]],
-        "seeds": table["count"],
-    }
-    return Table(pd.DataFrame(cells))
-
-
-def _two_digits(value: float) -> str:
-    return NONE if pd.isna(value) else f"{value + 0:.2f}".replace("-", "−")
-
-
-def choices(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The iterate that each rule picks in each run: the last one, the smallest distance, the best accuracy.
-
-    Returns:
-        One row per rule and seed: `rule`, `seed`, `accuracy`, `regret` (points below the best iterate).
-    """
-    rows = []
-    for seed, run in distances.groupby("seed"):
-        run = run.sort_values("iterate")
-        picks = {"last iterate": run.index[-1]}
-        picks |= {f"smallest {metric_label(metric)}": run[metric].idxmin() for metric in metrics}
-        picks["best measured (oracle)"] = run["accuracy"].idxmax()
-        accuracies = {rule: run.loc[index, "accuracy"] for rule, index in picks.items()}
-        best = accuracies["best measured (oracle)"]
-        rows += [
-            {"rule": rule, "seed": seed, "accuracy": accuracy, "regret": best - accuracy}
-            for rule, accuracy in accuracies.items()
-        ]
-    return pd.DataFrame(rows)
-
-
-def choice_table(chosen: pd.DataFrame) -> Table:
-    """Mean accuracy and regret of each rule, with 95 % t intervals over the runs."""
-    accuracy = summarise(chosen, ["rule"])
-    regret = summarise(chosen.assign(accuracy=chosen["regret"]), ["rule"])
-    cells = {
-        "chosen iterate": accuracy["rule"],
-        "test accuracy (%)": [_mean_half(row) for _, row in accuracy.iterrows()],
-        "regret (points)": [_mean_half(row) for _, row in regret.iterrows()],
-        "runs": accuracy["seeds"],
-    }
-    return Table(pd.DataFrame(cells))
-
-
-def _mean_half(row: pd.Series) -> str:
-    half = f" ± {(row['high'] - row['low']) / 2:.1f}" if row["seeds"] > 1 else ""
-    return f"{row['mean']:.1f}{half}"
-
-
-def choice_verdicts(chosen: pd.DataFrame) -> Sentences:
-    """A sentence per metric: its choice against the last iterate, paired over the runs."""
-    wide = chosen.pivot_table(index="seed", columns="rule", values="accuracy", sort=False)
-    rules = [rule for rule in wide if rule.startswith("smallest")]
-    lines = []
-    for rule in rules:
-        gain = (wide[rule] - wide["last iterate"]).rename("accuracy").reset_index().assign(rule=rule)
-        lines.append(verdict(f"{rule} − last iterate", summarise(gain, ["rule"]).iloc[0]))
-    return Sentences(tuple(lines))
+def generator_work(card: dict) -> float:
+    """GFLOP that a run put through the generator, forward and back."""
+    images = card["settings"]["ipc"] * card["classes"]
+    return sum(stage["steps"] * stage["flops"] for stage in card["stages"]) * images / 1e9
 
 
 def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:

@@ -13,7 +13,15 @@ from hglad.settings import suggestion
 from hglad.storage import read_json, write_json
 
 CONFIDENCE = 0.95
-CELL = ["objective", "generator", "method", "layer", "ipc", "network"]  # what a table cell is about
+CELL = [
+    "objective",
+    "generator",
+    "variant",
+    "method",
+    "layer",
+    "ipc",
+    "network",
+]  # what a table cell is about
 
 
 class Store:
@@ -191,8 +199,8 @@ def _main_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of distilled sets and baselines, without those of single iterates; empty cells as text."""
     if "iterate" in rows:
         rows = rows[rows["iterate"].isna()]
-    rows = rows if "generator" in rows else rows.assign(generator=None)
-    return rows.fillna({"objective": "-", "generator": "-", "layer": "-"})
+    marks = {key: None for key in ("generator", "variant") if key not in rows}
+    return rows.assign(**marks).fillna(dict.fromkeys(("objective", "generator", "variant", "layer"), "-"))
 
 
 def verdict(table: pd.DataFrame) -> str:

@@ -1,191 +1,22 @@
 """The one loop: pixels, a single layer (GLaD) and the hierarchy (H-GLaD) are rows in a table of stages."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hglad.data import RealData
-from hglad.errors import HgladError
 from hglad.finite import FiniteCheck
 from hglad.metrics import Metric
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.priors.pullback import Pullback
-from hglad.priors.stylegan_xl import PRECISIONS
-from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.search_state import SearchState
+from hglad.stages import LATENT, SearchSettings, Stage, plan_stages
 
 VERSION = 1  # raise when the same settings and seed give another set
 LOOK_EVERY = 10  # steps of a GPU between two looks at whether values are finite
-KINDS = ("pixels", "single", "hierarchical")
-FEATURES = ("generated", "gaussian")
-LATER = ("truncation", "labels", "features", "lr_weights", "precision")
-"""Settings that came later: absent from a fingerprint where they have their defaults, as before they came."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How the latents are optimised; every kind of search gets the same number of steps."""
-
-    steps: int = 1000
-    """Optimisation steps in all, shared by the stages. Source: GLaD."""
-    layer: int = 4
-    """Split point of the single-layer search."""
-    stages: tuple[int, ...] = ()
-    """Split points of the hierarchical search, ascending; empty: all of them, the last one is pixel space."""
-    rates: str = "absolute"
-    """`absolute`: lr_* are learning rates; `relative`: they are multiplied by |x| / |gradient of x| at the
-    first step of each stage, so that a step moves x by about that share of its norm."""
-    lr_features: float = 10.0
-    """Learning rate of the features f. Source: H-GLaD with DM."""
-    lr_latents: float = 0.01
-    """Learning rate of the styles w. Source: H-GLaD with DM."""
-    lr_pixels: float = 1.0
-    """Learning rate in pixel space. Source: DM."""
-    momentum: float = 0.5
-    """Momentum of SGD, started afresh in every stage. Source: DC, DM, GLaD."""
-    clip: float | None = 10.0
-    """Features are clamped to +- clip when a stage begins; none is without. Source: H-GLaD, released code."""
-    average: int = 1
-    """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
-    truncation: float = 1.0
-    """Pull of the starting latents towards the mean of their class: 1 none, 0 all the way."""
-    labels: tuple[int, ...] = ()
-    """Class of the generator for each class of the data; empty: the same (ImageNet's for its subsets)."""
-    features: str = "generated"
-    """Features at the start: `generated` by the layers before it, or `gaussian` noise with the mean and
-    deviation of each of their channels. Source: GLaD."""
-    lr_weights: float = 0.0
-    """Learning rate of the generator's own weights, along with the latents; 0 leaves them frozen."""
-    precision: str = "float32"
-    """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
-    memory: float | None = None
-    """GiB that the generator's graph may take; none: half of this process's share of the device's memory."""
-    start: str = "real"
-    """Start of the pixel prior: `real` (DM) or `noise` (DC)."""
-    selection: str = "metric"
-    """`metric`: keep the iterate with the smallest distance; `last`: keep the last one."""
-    select_every: int = 5
-    """Steps between two measurements of the distance; a stage's first and last iterate are measured too."""
-
-    def __post_init__(self):
-        _expect(self.steps >= 1, "steps", self.steps, "at least 1")
-        _expect(self.select_every >= 1, "select_every", self.select_every, "at least 1")
-        _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
-        _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
-        _expect(self.features in FEATURES, "features", self.features, " or ".join(FEATURES))
-        _expect(0 <= self.truncation <= 1, "truncation", self.truncation, "0 to 1")
-        _expect(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        _expect(self.memory is None or self.memory > 0, "memory", self.memory, "a positive number of GiB")
-        _expect(
-            self.stages == tuple(sorted(set(self.stages))), "stages", self.stages, "ascending split points"
-        )
-
-
-def _expect(condition: bool, key: str, value: object, expected: str) -> None:
-    if not condition:
-        raise HgladError(f"search.{key} is {value!r}: expected {expected}")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row of the stage table."""
-
-    layer: int
-    """Split point."""
-    name: str
-    """Name of the split point."""
-    steps: int
-    """Optimisation steps."""
-    lr_f: float
-    """Rate of the features (of the images in pixel space)."""
-    lr_w: float
-    """Rate of the styles; 0 in pixel space."""
-
-
-def plan_stages(kind: str, settings: SearchSettings, layers: tuple[str, ...]) -> tuple[Stage, ...]:
-    """Stage table of a search over a prior with split points `layers`; the steps add up to settings.steps.
-
-    Raises:
-        HgladError: unknown kind, a split point that the prior does not have, fewer steps than stages.
-    """
-    last = len(layers) - 1
-    if kind not in KINDS:
-        raise HgladError(f"unknown search '{kind}': expected {', '.join(KINDS)}")
-    points = {
-        "pixels": (last,),
-        "single": (settings.layer,),
-        "hierarchical": settings.stages or tuple(range(last + 1)),
-    }
-    for point in points[kind]:
-        if not 0 <= point <= last:
-            raise HgladError(
-                f"split point {point} does not exist: expected 0 to {last} ({', '.join(layers)})"
-            )
-    count = len(points[kind])
-    _expect(settings.steps >= count, "steps", settings.steps, f"at least one for each of the {count} stages")
-    stages = []
-    for index, point in enumerate(points[kind]):
-        steps = settings.steps // count + (index < settings.steps % count)
-        in_pixels = point == last
-        lr_f = settings.lr_pixels if in_pixels else settings.lr_features
-        stages.append(Stage(point, layers[point], steps, lr_f, 0.0 if in_pixels else settings.lr_latents))
-    return tuple(stages)
-
-
-@dataclass(frozen=True)
-class SearchState:
-    """Everything that the next step needs; a state is never changed, each step makes a new one."""
-
-    stage: int
-    """Index of the stage in the stage table."""
-    step: int
-    """Steps done in this stage."""
-    latents: Latents
-    """Where the search stands."""
-    velocity: Latents
-    """Momentum of SGD."""
-    rates: tuple[float, ...] | None
-    """Learning rate of each tensor of the latents in this stage; `None` before its first step."""
-    stage_best: Latents
-    """Latents of the best iterate of this stage, where the next one starts."""
-    stage_distance: float
-    """Its distance."""
-    images: Tensor
-    """Best images so far over all stages, (n, channels, height, width)."""
-    distance: float
-    """Their distance."""
-    best: tuple[int, int]
-    """Their (stage, step)."""
-    rng: Tensor
-    """State of the random generator."""
-    history: tuple[tuple[int, int, float], ...]
-    """(stage, step, distance) of every measured iterate."""
-    logs: dict[str, Tensor] = field(default_factory=dict)
-    """What the objective logged at the last step, such as its loss; not saved."""
-    objective: dict[str, Tensor] = field(default_factory=dict)
-    """What the next step of the objective depends on."""
-    decoded: Tensor | None = None
-    """Images of this iterate where it was measured, else `None`; not saved."""
-
-    @property
-    def loss(self) -> float | None:
-        """Loss of the matching objective at the last step; asking waits for the device."""
-        return self.logs["loss"].item() if self.logs else None
-
-    @property
-    def finite(self) -> bool:
-        """Whether the next step can start from here; asking waits for the device."""
-        latents = [x for each in (self.latents, self.velocity) for x in each.tensors().values()]
-        return all(bool(x.isfinite().all()) for x in (*latents, *self.objective.values()))
-
-    @property
-    def measured(self) -> bool:
-        """Whether the distance of this iterate is in the history."""
-        return bool(self.history) and self.history[-1][:2] == (self.stage, self.step)
 
 
 class Search:
@@ -200,6 +31,7 @@ class Search:
         kind: `pixels`, `single` or `hierarchical`.
         settings: search settings.
         generator: every draw of the run comes from it.
+        flops: work of a step at each split point (`cost.step_flops`), for a budget in FLOPs.
     """
 
     def __init__(
@@ -212,11 +44,12 @@ class Search:
         kind: str,
         settings: SearchSettings,
         generator: torch.Generator,
+        flops: Sequence[float] | None = None,
     ):
         self.prior, self.objective, self.metric, self.real = prior, objective, metric, real
         self.labels, self.settings, self.generator = labels, settings, generator
         self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1, objective.rates)
-        self.stages = plan_stages(kind, settings, prior.layers)
+        self.stages = plan_stages(kind, settings, prior.layers, flops)
         self.pullback = Pullback(prior, settings.memory)
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
@@ -244,38 +77,68 @@ class Search:
         return sum(stage.steps for stage in self.stages[: state.stage]) + state.step
 
     def _first_state(self) -> SearchState:
-        settings, layer = self.settings, self.stages[0].layer
-        labels = self.labels if not settings.labels else self.labels.new_tensor(settings.labels)[self.labels]
+        settings, stage = self.settings, self.stages[0]
         with torch.no_grad():
-            latents = self.prior.sample(labels, self.generator, settings.average)
+            latents = self._sample()
             if settings.lr_weights:
-                latents = replace(latents, weights=self.prior.weights(layer))
-            latents = self._enter(latents, 0, layer)
-            if settings.features == "gaussian":
+                latents = replace(latents, weights=self.prior.weights(stage.layer))
+            latents, boundary = self._enter(latents, 0, 0)
+            if settings.features == "gaussian" and not stage.only_w:
                 latents = replace(latents, f=gaussian_features(latents.f, self.generator))
-        return self._begin(0, latents, images=torch.empty(0), distance=float("inf"), best=(0, 0), history=())
+        none = {"images": torch.empty(0), "distance": float("inf"), "best": (0, 0), "history": ()}
+        return self._begin(0, latents, boundaries=boundary, **none)
+
+    def _sample(self) -> Latents:
+        """Latents of the class of each image, at the generator's input."""
+        own = self.settings.labels
+        labels = self.labels.new_tensor(own)[self.labels] if own else self.labels
+        return self.prior.sample(labels, self.generator, self.settings.average)
 
     def _next_stage(self, state: SearchState) -> SearchState:
-        source, target = self.stages[state.stage].layer, self.stages[state.stage + 1].layer
-        start = state.stage_best if self.settings.selection == "metric" else state.latents
+        source, index = self.stages[state.stage].layer, state.stage + 1
+        best = self.settings.selection == "metric" and self.settings.stage_start == "best"
         with torch.no_grad():
-            latents = self._enter(start, source, target)
+            latents, boundary = self._enter(state.stage_best if best else state.latents, source, index)
+            if self.settings.styles == "redrawn" and latents.w is not None:
+                latents = replace(latents, w=self._sample().w)
         kept = {name: getattr(state, name) for name in ("images", "distance", "best", "history")}
-        return self._begin(state.stage + 1, latents, **kept)
+        return self._begin(index, latents, boundaries=state.boundaries + boundary, **kept)
 
-    def _enter(self, latents: Latents, source: int, target: int) -> Latents:
-        """Features at the next split point, made finite and bounded; images are left as they are.
+    def _enter(self, latents: Latents, source: int, index: int) -> tuple[Latents, tuple]:
+        """Latents where stage `index` begins, and what bounding their features did, a row of `boundaries`.
 
-        The memory is laid out as a saved state has it: sums over another layout have other bits.
+        Features are made finite and bounded; images are left as they are. The memory is laid out as a saved
+        state has it: sums over another layout have other bits.
         """
-        latents = self.prior.advance(latents, source, target).map(lambda x: x.contiguous())
-        if target == len(self.prior.layers) - 1:
-            return Latents(None, latents.f)
-        if self.settings.clip is not None:
-            bounded = latents.f.nan_to_num(0.0).clamp(-self.settings.clip, self.settings.clip)
-            latents = replace(latents, f=bounded)
-        used = self.prior.weights(target) if latents.weights else {}
-        return replace(latents, weights={name: latents.weights[name] for name in used})
+        stage = self.stages[index]
+        if stage.layer < source:  # no way leads back: features follow from w again
+            latents, source = replace(latents, f=None), 0
+        latents = self.prior.advance(latents, source, stage.layer).map(lambda x: x.contiguous())
+        if stage.layer == len(self.prior.layers) - 1:
+            return Latents(None, latents.f), ()
+        own = latents.weights
+        used = self.prior.weights(stage.layer) if own else {}
+        latents = replace(latents, weights={name: own.get(name, x) for name, x in used.items()})
+        if stage.only_w:
+            return replace(latents, f=None), ()
+        bounded = replace(latents, f=self._bounded(latents.f))
+        return bounded, (self._boundary(index, latents, bounded),)
+
+    def _bounded(self, features: Tensor) -> Tensor:
+        if self.settings.nan_to_zero:
+            features = features.nan_to_num(0.0)
+        clip = self.settings.clip
+        return features if clip is None else features.clamp(-clip, clip)
+
+    def _boundary(self, index: int, before: Latents, after: Latents) -> tuple[int, float, int, float]:
+        invalid = before.f.isnan()
+        clipped = ((before.f != after.f) & ~invalid).float().mean().item()
+        change = 0.0
+        if clipped or invalid.any():  # else the images are the same
+            layer = self.stages[index].layer
+            images = [self.prior.decode(latents, layer).nan_to_num(0.0) for latents in (before, after)]
+            change = (images[0] - images[1]).square().mean().sqrt().item()
+        return index, clipped, int(invalid.sum()), change
 
     def _begin(self, stage: int, latents: Latents, **best) -> SearchState:
         still = latents.map(torch.zeros_like)
@@ -309,9 +172,18 @@ class Search:
     def _gradient(self, state: SearchState) -> tuple[Latents, dict[str, Tensor]]:
         """Pull the image gradient back through the rest of the generator: one forward pass, one VJP."""
         images, pull = self.pullback(state.latents, self.stages[state.stage].layer)
-        image_gradient, logs = self.objective.gradient(images, self.labels, self.real, self.generator)
+        image_gradient, logs = self._matched(images)
         self.finite.note(*self._place(state), images, logs["loss"], image_gradient)
         return pull(image_gradient), logs
+
+    def _matched(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """dL/dimages, and what the objective logged."""
+        if self.settings.normalise_generated:
+            return self.objective.gradient(images, self.labels, self.real, self.generator)
+        # Objectives normalise: images that are de-normalised first reach the network as they are.
+        mean, std = (x[:, None, None] for x in (self.real.mean, self.real.std))
+        gradient, logs = self.objective.gradient(images * std + mean, self.labels, self.real, self.generator)
+        return gradient * std, logs
 
     def _rates(self, latents: Latents, gradient: Latents, stage: Stage) -> tuple[float, ...]:
         own, gradients = latents.tensors(), gradient.tensors()
@@ -340,7 +212,7 @@ class Search:
     def _place(self, state: SearchState) -> tuple[str, str]:
         """Where the search stands, and the setting most likely at fault if it breaks there."""
         name = self.stages[state.stage].name
-        key = "lr_pixels" if name == self.prior.layers[-1] else "lr_features"
+        key = {self.prior.layers[-1]: "lr_pixels", LATENT: "lr_latents"}.get(name, "lr_features")
         return f"step {state.step} of stage {name}", f"search.{key} ({getattr(self.settings, key)})"
 
 
@@ -355,46 +227,3 @@ def _combine(function, first: Latents, second: Latents) -> Latents:
     """`function(name, a, b)` of each tensor."""
     other = second.tensors()
     return Latents.of({name: function(name, x, other[name]) for name, x in first.tensors().items()})
-
-
-LATENT_FIELDS = ("latents", "velocity", "stage_best")
-OBJECTIVE = "objective."  # prefix of the objective's state in a file
-TENSOR_FIELDS = ("images", "rng")
-PLAIN_FIELDS = ("stage", "step", "rates", "stage_distance", "distance", "best", "history")
-
-
-def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a state, with further tensors and metadata of the caller's; `decoded` is left out."""
-    tensors = tensors | {name: getattr(state, name) for name in TENSOR_FIELDS}
-    for name in LATENT_FIELDS:
-        own = getattr(state, name).tensors()
-        tensors |= {f"{name}.{part}": value for part, value in own.items()}
-    tensors |= {f"{OBJECTIVE}{name}": value for name, value in state.objective.items()}
-    plain = {name: getattr(state, name) for name in PLAIN_FIELDS}
-    write_tensors(path, tensors, metadata | {"state": json.dumps(plain)})
-
-
-def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
-    """Read a state that `save_state` wrote.
-
-    Its tensors are copied from the file to memory of PyTorch's own: products and sums over another alignment
-    have other bits.
-    """
-    tensors = {name: tensor.clone() for name, tensor in read_tensors(path, device).items()}
-    plain = json.loads(read_metadata(path)["state"])
-    latents = {name: Latents.of(_below(tensors, f"{name}.")) for name in LATENT_FIELDS}
-    objective = _below(tensors, OBJECTIVE)
-    return SearchState(
-        objective=objective,
-        images=tensors["images"],
-        rng=tensors["rng"].cpu(),
-        **latents,
-        **{key: plain[key] for key in ("stage", "step", "stage_distance", "distance")},
-        rates=plain["rates"] and tuple(plain["rates"]),
-        best=tuple(plain["best"]),
-        history=tuple((stage, step, distance) for stage, step, distance in plain["history"]),
-    )
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

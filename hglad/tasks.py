@@ -1,6 +1,7 @@
 """Units of work whose results are kept: a task knows its fingerprint, hence whether its result is there."""
 
 import os
+import time
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,12 +11,20 @@ import pandas as pd
 import torch
 
 from hglad import augment, training
-from hglad.data import DataSettings
-from hglad.distillation import DistillationSettings, data_hash, distill, load_real, train_metric_classifier
+from hglad.data import DataSettings, RealData
+from hglad.distillation import (
+    DistillationSettings,
+    data_hash,
+    distill,
+    load_real,
+    make_objective,
+    parts_for,
+    train_metric_classifier,
+)
 from hglad.distilled import DistilledSet
 from hglad.evaluation import evaluate, full_set, random_real
 from hglad.experts import ExpertSettings, expert_file, experts_key, train_expert
-from hglad.metrics import METRICS, create_metric
+from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.profile import MetricSettings
 from hglad.progress import progress_bar
@@ -181,6 +190,8 @@ class EvaluateTask:
     """Evaluate every kept iterate instead of the selected one."""
     generator: str | None = None
     """Where it is not the profile's; marks the rows, so that no table mixes them with the others."""
+    variant: str | None = None
+    """Name of the part in which the search differs; marks the rows as well."""
     phase = 2
 
     @cached_property
@@ -243,13 +254,18 @@ class EvaluateTask:
             "layer": source.search.layer if source and source.kind == "single" else None,
             "ipc": self.ipc,
             "seed": self.seed,
-        } | ({"generator": self.generator} if self.generator else {})
+        }
+        marks |= {key: mark for key in ("generator", "variant") if (mark := getattr(self, key))}
         return pd.DataFrame([marks | row for row in frame.to_dict("records")])
 
 
 @dataclass(frozen=True)
 class MeasureTask:
-    """Distances of the kept iterates of a run by several metrics, on the images that are evaluated."""
+    """Distances of the kept iterates of a run by several metrics, on the images that are evaluated.
+
+    Metrics but the one that selected take their usual options. `accuracy` sees a part of the training images
+    of its own, which this search has matched like the others.
+    """
 
     settings: DistillationSettings
     phase = 2
@@ -277,14 +293,39 @@ class MeasureTask:
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
         watch, real = Stopwatch(device), load_real(self.settings.data, device).train
-        classifier = load_classifier(DistillTask(self.settings).classifier, store, device)
         distilled = DistilledSet.load(store.set_folder(self.settings.fingerprint))
-        labels, distances = distilled.labels.to(device), {}
+        labels, images = distilled.labels.to(device), distilled.iterates.to(device).float() / 255
+        distances, seconds = {}, {}
         for name in self.names:
-            metric = create_metric(name, classifier, real)
-            distances[name] = [metric(x.to(device).float() / 255, labels) for x in distilled.iterates]
-        content = {"distances": distances, "provenance": watch.provenance()}
+            metric = self._metric(name, real, store, device)
+            begin = time.perf_counter()
+            distances[name] = [metric(each, labels) for each in images]
+            seconds[name] = (time.perf_counter() - begin) / len(images)
+        by_class = create_metric(
+            "class_relevant",
+            real,
+            classifier=load_classifier(DistillTask(self.settings).classifier, store, device),
+        ).by_class
+        content = {
+            "distances": distances,
+            "by_class": [by_class(each, labels).tolist() for each in images],
+            "seconds": seconds,
+            "provenance": watch.provenance(),
+        }
         write_json(store.distances_file(self.key), content)
+
+    def _metric(self, name: str, real: RealData, store: Store, device: str) -> Metric:
+        task, settings = DistillTask(self.settings), self.settings
+        experts = store.experts_folder(task.experts[0].folder_key) if task.experts else None
+        own = replace(settings.metric, name=name)
+        return create_metric(
+            name,
+            real,
+            classifier=load_classifier(task.classifier, store, device),
+            objective=make_objective(settings, real, device, experts),
+            held_out=parts_for(own, real)[1],
+            **(settings.metric.options if name == settings.metric.name else {}),
+        )
 
 
 def required(tasks: list[EvaluateTask | MeasureTask]) -> list:

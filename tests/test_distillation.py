@@ -4,10 +4,13 @@ import dataclasses
 import random
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 
+from hglad import checkpoint
+from hglad import distillation as module
 from hglad.data import DataSettings
 from hglad.distillation import DistillationSettings, distill, load_real, train_metric_classifier
 from hglad.distilled import DistilledSet, to_uint8
@@ -16,10 +19,10 @@ from hglad.metrics import create_metric
 from hglad.priors import load_prior, prior_hash, save_prior
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.profile import MetricSettings, SurrogateSettings, profile_from
-from hglad.search import SearchSettings
+from hglad.stages import SearchSettings
+from hglad.storage import read_metadata, read_tensors, write_tensors
 from hglad.training import TrainingSettings
 
-module = import_module("hglad.distillation")
 DATA = DataSettings("digits", resolution=8)
 PROTOCOL = TrainingSettings(epochs=1, batch_size=256, lr=0.01, augmentation="", ema_decay=None)
 SEARCH = SearchSettings(
@@ -59,7 +62,7 @@ def test_a_distilled_set_is_a_folder_with_its_card(settings, classifier, tmp_pat
     assert card["distance"] == min(distance for *_, distance in card["history"])
     assert card["settings"]["kind"] == kind and card["settings"]["ipc"] == ipc
     assert card["prior_hash"] == prior_hash(settings.prior) and card["provenance"]["seconds"] > 0
-    metric = create_metric("class_relevant", classifier, load_real(DATA).train)
+    metric = create_metric("class_relevant", load_real(DATA).train, classifier=classifier)
     assert metric(read.images, read.labels) == card["distance"]
 
 
@@ -80,7 +83,7 @@ def test_every_measured_iterate_is_kept_when_asked_for(settings, classifier):
 
 def distil_and_save_every_step(settings: DistillationSettings, out: str) -> None:
     torch.set_num_threads(1)
-    module.SAVE_EVERY = 0
+    checkpoint.SAVE_EVERY = 0
     distill(settings, out)
 
 
@@ -108,8 +111,8 @@ class Stopped(Exception):
 
 def stop_at(monkeypatch, index: int) -> None:
     """Save every state and stop behind the one with this index."""
-    monkeypatch.setattr(module, "SAVE_EVERY", 0)
-    note, seen = module._Progress.note, []
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
+    note, seen = checkpoint.Checkpoint.note, []
 
     def noted(self, state, check):
         note(self, state, check)
@@ -117,7 +120,7 @@ def stop_at(monkeypatch, index: int) -> None:
         if len(seen) > index:
             raise Stopped
 
-    monkeypatch.setattr(module._Progress, "note", noted)
+    monkeypatch.setattr(checkpoint.Checkpoint, "note", noted)
 
 
 @pytest.mark.parametrize(("stopped_at", "missing"), [(0, 6), (4, 3), (7, 0)])
@@ -130,8 +133,7 @@ def test_a_run_goes_on_from_its_state_and_counts_all_its_time(
         stop_at(patch, stopped_at)
         distill(settings, tmp_path / "set", classifier=classifier)
     state = tmp_path / "set.state"
-    content = module.read_tensors(state)
-    module.search.write_tensors(state, content, module.read_metadata(state) | {"seconds": "1000"})
+    write_tensors(state, read_tensors(state), read_metadata(state) | {"seconds": "1000"})
     steps, step = [], module.Search._step
     monkeypatch.setattr(module.Search, "_step", lambda self, s: steps.append(s) or step(self, s))
     found = distill(settings, tmp_path / "set", classifier=classifier)
@@ -140,13 +142,54 @@ def test_a_run_goes_on_from_its_state_and_counts_all_its_time(
     assert 1000 <= found.card["provenance"]["seconds"] < 1100
 
 
-def test_a_state_of_other_settings_is_left_alone(settings, classifier, tmp_path, monkeypatch):
+def stopped(settings, classifier, folder, monkeypatch) -> Path:
+    """State file of a run that was stopped behind its fifth state."""
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_at(patch, 4)
-        distill(replace(settings, seed=7), tmp_path / "set", classifier=classifier)
-    assert (tmp_path / "set.state").is_file()
-    found = distill(settings, tmp_path / "set", classifier=classifier)
+        distill(settings, folder, classifier=classifier)
+    return folder.with_name(f"{folder.name}.state")
+
+
+def test_a_state_of_another_run_is_refused_unless_told_to_restart(
+    settings, classifier, tmp_path, monkeypatch
+):
+    state = stopped(replace(settings, seed=7), classifier, tmp_path / "set", monkeypatch)
+    with pytest.raises(
+        HgladError, match=r"set\.state is the state of another run .*start over with --restart"
+    ):
+        distill(settings, tmp_path / "set", classifier=classifier)
+    assert state.is_file()
+    found = distill(settings, tmp_path / "set", classifier=classifier, restart=True)
     assert torch.equal(found.images, distill(settings, classifier=classifier).images)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped bit", "other tensors", "text"])
+def test_a_damaged_state_is_refused_unless_told_to_restart(
+    settings, classifier, tmp_path, monkeypatch, damage
+):
+    state = stopped(settings, classifier, tmp_path / "set", monkeypatch)
+    content, metadata = bytearray(state.read_bytes()), read_metadata(state)
+    if damage == "other tensors":
+        write_tensors(state, {"images": torch.zeros(3)}, metadata)
+    elif damage == "text":
+        state.write_text("not a state")
+    else:
+        content[-20] ^= 1
+        state.write_bytes(content if damage == "flipped bit" else content[:-20])
+    with pytest.raises(HgladError, match=r"set\.state.*delete it"):
+        distill(settings, tmp_path / "set", classifier=classifier)
+    found = distill(settings, tmp_path / "set", classifier=classifier, restart=True)
+    assert torch.equal(found.images, distill(settings, classifier=classifier).images)
+
+
+def test_the_time_of_each_stage_adds_up_over_all_parts(settings, classifier, tmp_path, monkeypatch):
+    stopped(settings, classifier, tmp_path / "set", monkeypatch)
+    card = distill(settings, tmp_path / "set", classifier=classifier).card
+    assert len(card["stage_seconds"]) == len(card["stages"]) and min(card["stage_seconds"]) > 0
+    assert sum(card["stage_seconds"]) <= card["provenance"]["seconds"] + 0.01
+    assert [stage["flops"] > 0 for stage in card["stages"]] == [
+        stage["name"] != "pixels" for stage in card["stages"]
+    ]
 
 
 def test_a_set_that_cannot_be_made_is_a_clear_error(settings, classifier):
@@ -158,7 +201,9 @@ def test_a_set_that_cannot_be_made_is_a_clear_error(settings, classifier):
 
 WORDS = {
     "rates": "absolute", "selection": "last", "start": "noise", "stages": (0, 3), "truncation": 0.5,
-    "labels": (0,), "features": "gaussian", "precision": "bfloat16",
+    "labels": (0,), "features": "gaussian", "precision": "bfloat16", "latent_stage": True,
+    "shares": (1.0, 2.0), "stage_lr_f": (0.1, 0.2), "stage_lr_w": (0.1, 0.2), "budget": "flops",
+    "stage_start": "last", "styles": "frozen", "nan_to_zero": False, "normalise_generated": False,
 }  # fmt: skip
 
 
@@ -265,7 +310,9 @@ def test_settings_of_a_profile(prior_file):
     parts = {kind: DistillationSettings.of(profile(prior_file), "dm", kind, 2, 5) for kind in kinds}
     assert parts["pixels"].prior == "pixels" and parts["single"].prior == prior_file
     assert {(s.ipc, s.seed, s.objective, s.search.layer) for s in parts.values()} == {(2, 5, "dm", 4)}
-    swept = DistillationSettings.of(profile(prior_file), "dm", "single", 2, 5, layer=1, keep_iterates=True)
+    swept = DistillationSettings.of(
+        profile(prior_file), "dm", "single", 2, 5, search={"layer": 1}, keep_iterates=True
+    )
     assert swept.search.layer == 1 and swept.keep_iterates
 
 

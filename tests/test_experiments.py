@@ -15,12 +15,11 @@ from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.experiments import (
     EXPERIMENTS,
-    Laboratory,
     layer_count,
     layer_names,
-    measured_distances,
     plan,
 )
+from hglad.laboratory import Laboratory
 from hglad.paths import PROJECT
 from hglad.profile import Profile, read_profile
 from hglad.results import Store
@@ -45,7 +44,7 @@ PROFILE = {
         },
     },
     "search": {
-        "steps": 4, "stages": [1, 4], "layer": 2, "rates": "relative", "lr_features": 0.1, "lr_latents": 0.02,
+        "steps": 6, "stages": [1, 4], "layer": 2, "rates": "relative", "lr_features": 0.1, "lr_latents": 0.02,
         "lr_pixels": 0.1, "select_every": 1,
     },
     "metric": {"network": NETWORK, "training": TRAINING},
@@ -55,7 +54,10 @@ PROFILE = {
         "objectives": ["dm"], "searches": ["pixels", "single", "hierarchical"],
         "ipc": [1, 2], "seeds": [0, 1],
     },
-    "studies": {"sweep_seeds": 1, "ablation_seeds": 2, "matching_seeds": 1, "cross_seeds": 1},
+    "studies": {
+        "sweep_seeds": 1, "ablation_seeds": 2, "matching_seeds": 1, "cross_seeds": 1, "part_seeds": 1,
+        "audit_seeds": 1,
+    },
 }  # fmt: skip
 
 
@@ -135,7 +137,8 @@ def test_sets_are_shared_between_the_experiments(tasks, profile):
     parts = {name: {task.key for task in plan(profile, name)} for name in EXPERIMENTS}
     assert set().union(*parts.values()) == {task.key for task in tasks}
     sets = {name: {t.key for t in of_kind(plan(profile, name), DistillTask)} for name in EXPERIMENTS}
-    assert sets["metric_ablation"] < sets["hierarchical_search"]
+    assert len(sets["metric_ablation"] & sets["hierarchical_search"]) == 2
+    assert sets["metric_ablation"] & sets["paper_vs_code"]  # the search with all parts, and more
     assert sets["cross_architecture"] < sets["hierarchical_search"]
 
 
@@ -318,13 +321,14 @@ def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):
     assert set(rows["seed"]) == {0, 1} and (rows.groupby(["seed", "iterate"]).size() == 2).all()
     first = rows[rows["seed"] == 0].drop_duplicates("iterate")
     moments = list(zip(first["stage"], first["step"], strict=True))
-    assert moments == [(stage, step) for stage in (0, 1) for step in (0, 1, 2)]
+    assert moments == [(stage, step) for stage in (0, 1) for step in range(4)]
 
 
 def test_distances_of_the_iterates_are_those_of_their_runs(profile, undisturbed):
-    table = measured_distances(profile, undisturbed, ("class_relevant", "feature"))
-    assert len(table) == 2 * 6 and (table["feature"] > 0).all()
-    for task in EXPERIMENTS["metric_ablation"](profile).evaluations:
+    experiment = EXPERIMENTS["metric_ablation"](profile)
+    table = Laboratory(profile, undisturbed, experiment).distances(("class_relevant", "feature"))
+    assert len(table) == 2 * 8 and (table["feature"] > 0).all()
+    for task in experiment.evaluations:
         card = read_json(undisturbed.set_folder(task.distilled.fingerprint) / "card.json")
         found = table[table["seed"] == task.seed].sort_values("iterate")
         for (_, row), (stage, step, distance) in zip(found.iterrows(), card["history"], strict=True):
@@ -384,4 +388,4 @@ def test_the_distances_kept_for_the_ablation_are_those_of_the_search(tasks, undi
         card = read_json(undisturbed.set_folder(task.settings.fingerprint) / "card.json")
         searched = [distance for _, _, distance in card["history"]]
         assert list(kept) == ["class_relevant", "feature"] and len(kept["feature"]) == len(searched)
-        assert kept["class_relevant"] == pytest.approx(searched, rel=0.05)  # iterates are kept as uint8
+        assert kept["class_relevant"] == pytest.approx(searched, rel=0.1)  # iterates are kept as uint8

@@ -5,14 +5,16 @@ import math
 import pytest
 import torch
 
-from hglad import distillation, search
+from hglad import checkpoint, search
 from hglad.errors import HgladError
 from hglad.finite import FiniteCheck
 from hglad.metrics import create_metric
 from hglad.networks import create_network
 from hglad.objectives import create_objective
 from hglad.priors import PixelPrior
-from hglad.search import Search, SearchSettings, load_state
+from hglad.search import Search
+from hglad.search_state import load_state
+from hglad.stages import SearchSettings
 
 GOOD = torch.zeros(2, 1, 3, 3)
 
@@ -76,7 +78,7 @@ def test_finite_values_pass():
 def make_search(few_digits):
     """Search in pixel space that looks at its values as rarely as on a GPU."""
     network = create_network("convnet", (1, 8, 8), 10, depth=2, width=4)
-    metric = create_metric("class_relevant", network, few_digits)
+    metric = create_metric("class_relevant", few_digits, classifier=network)
 
     def make(name: str, every: int = 100, select_every: int = 100, **changes) -> Search:
         surrogate = create_network("convnet", (1, 8, 8), 10, depth=2, width=4)
@@ -138,8 +140,8 @@ def test_a_search_names_the_objective_and_the_setting(make_search, every):
 
 def last_saved(run: Search, path, monkeypatch):
     """Search that saves after every step until it breaks; the state in the file."""
-    monkeypatch.setattr(distillation, "SAVE_EVERY", -1)
-    progress = distillation._Progress(path, "key", False, "cpu")
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1)
+    progress = checkpoint.Checkpoint(path, "key", False, "cpu")
     with pytest.raises(HgladError):
         for state in run.run():
             progress.note(state, run.finite.look)

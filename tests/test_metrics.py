@@ -1,20 +1,34 @@
 """Selection metrics: what every registered one must do, and the distances against their equations."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from math import isfinite
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.metrics import METRICS, class_relevant, create_metric, feature
+from hglad.experts import Experts, ExpertSettings, train_expert
+from hglad.metrics import METRICS, create_metric, feature, needs
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.networks import create_network
 from hglad.networks.registry import Classifier
-from hglad.training import TrainingSettings, train_classifier
+from hglad.objectives import create_objective
+from hglad.training import TrainingSettings, accuracy, train_classifier
 
-MODULES = {"class_relevant": class_relevant, "feature": feature}
+NETWORK = {"name": "convnet", "image_shape": (1, 8, 8), "classes": 10, "depth": 2, "width": 8}
+VIT = {"name": "vit", "image_shape": (1, 8, 8), "depth": 2, "dim": 8, "heads": 2, "head_dim": 4, "mlp": 8}
+SMALL = {"accuracy": {"epochs": 10}, "loss": {"draws": 2}}  # options that save time
+OBJECTIVES = {
+    "dm": {"batch_real": 8},
+    "dc": {"batch_real": 8, "outer_loops": 3, "inner_loops": 1},
+    "mtt": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_student_lr": 1e-3},
+}
+BLOCKS = {"convnet": 3, "alexnet": 5, "vgg11": 8, "resnet18": 9}
 every_metric = pytest.mark.parametrize("name", METRICS.names())
+every_distance = pytest.mark.parametrize("name", ["class_relevant", "feature", "random_feature"])
+every_objective = pytest.mark.parametrize("kind", OBJECTIVES)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,20 +43,135 @@ def noise(count: int) -> Tensor:
     return torch.rand(count, 1, 8, 8, generator=seeded(3))
 
 
+def labels_of(ipc: int) -> Tensor:
+    return torch.arange(10).repeat_interleave(ipc)
+
+
 @pytest.fixture(scope="module")
 def classifier(few_digits) -> Classifier:
-    network = create_network("convnet", (1, 8, 8), 10, depth=2, width=8)
     settings = TrainingSettings(epochs=20, batch_size=32, lr=0.05, augmentation="", ema_decay=None)
     images, labels = few_digits.images, few_digits.labels
-    return train_classifier(network, images, labels, few_digits.normalize, settings, seeded())
+    return train_classifier(
+        create_network(**NETWORK), images, labels, few_digits.normalize, settings, seeded()
+    )
+
+
+@pytest.fixture(scope="module")
+def held_out(small_digits):
+    """20 training images of each class beside those of `few_digits`."""
+    starts = small_digits.train.offsets[:-1]
+    return small_digits.train.select(torch.cat([torch.arange(s + 30, s + 50) for s in starts]))
+
+
+@pytest.fixture(scope="module")
+def experts(few_digits, tmp_path_factory) -> Experts:
+    folder, settings = tmp_path_factory.mktemp("experts"), ExpertSettings(count=2, epochs=3, lr=0.02)
+    network = {key: value for key, value in NETWORK.items() if key not in ("image_shape", "classes")}
+    for index in range(settings.count):
+        train_expert(settings, network, few_digits, index, folder)
+    return Experts(folder)
 
 
 @pytest.fixture
-def make(classifier, few_digits):
-    return lambda name, real=few_digits: create_metric(name, classifier, real)
+def objective(experts) -> Callable:
+    def make(kind: str = "dm"):
+        settings = {"experts": experts} if kind == "mtt" else {}
+        return create_objective(kind, network=create_network(**NETWORK), **OBJECTIVES[kind], **settings)
+
+    return make
+
+
+@pytest.fixture
+def given(classifier, objective, held_out) -> dict:
+    """All that a metric can be given beside the real set."""
+    return {"classifier": classifier, "objective": objective(), "held_out": held_out}
+
+
+@pytest.fixture
+def make(given, few_digits) -> Callable:
+    """A metric with small settings, others as keywords."""
+    return lambda name, real=few_digits, **options: create_metric(
+        name, real, **given, **(SMALL.get(name, {}) | options)
+    )
+
+
+# Every metric
 
 
 @every_metric
+def test_measuring_changes_nothing_and_draws_nothing(make, few_digits, given, name):
+    state = torch.random.get_rng_state()
+    metric, images, labels = make(name), few_digits.batch(2, seeded()).flatten(0, 1), labels_of(2)
+    network = given["classifier"].eval()
+    network.zero_grad()
+    kept, weights = images.clone(), deepcopy(network.state_dict())
+    images.requires_grad_()
+    first, second = metric(images, labels), metric(images, labels)
+    assert first == second == make(name)(images, labels) and isinstance(first, float)
+    assert torch.equal(images, kept) and images.grad is None
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), state) and not network.training
+
+
+@every_metric
+def test_images_outside_the_nominal_range_are_measured_as_they_are(make, name):
+    metric, images = make(name), noise(20)
+    wide = metric(3 * images - 1, labels_of(2))
+    assert isfinite(wide) and wide >= 0
+    assert name == "accuracy" or wide != metric((3 * images - 1).clamp(0, 1), labels_of(2))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "feature", "random_feature", "released_feature"])
+def test_dropout_of_the_classifier_draws_from_no_global_generator(few_digits, held_out, name):
+    given = {"classifier": create_network(**VIT, dropout=0.5).train(), "held_out": held_out}
+    state = torch.random.get_rng_state()
+    metric = create_metric(name, few_digits, **given, **SMALL.get(name, {}))
+    assert metric(noise(20), labels_of(2)) == metric(noise(20), labels_of(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@every_metric
+def test_a_search_that_records_no_gradients_measures_the_same(make, name):
+    metric, images = make(name), noise(20)
+    with torch.no_grad():
+        silent = metric(images, labels_of(2))
+    assert silent == metric(images, labels_of(2))
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS.names() if name != "accuracy"])  # draws an order
+def test_the_order_of_the_images_does_not_matter(make, few_digits, name):
+    metric, images, labels = make(name), few_digits.batch(3, seeded()).flatten(0, 1), labels_of(3)
+    order = torch.randperm(30, generator=seeded())
+    assert metric(images[order], labels[order]) == pytest.approx(metric(images, labels), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS.names() if "seed" in METRICS.options(name)])
+def test_another_seed_draws_another_metric(make, few_digits, name):
+    images, labels = few_digits.batch(2, seeded()).flatten(0, 1), labels_of(2)
+    found = [make(name, seed=seed)(images, labels) for seed in (5, 5, 6)]
+    assert found[0] == found[1] != found[2]
+
+
+@every_metric
+def test_a_metric_gets_what_it_needs_and_misses_it_in_one_line(few_digits, given, name):
+    needed = {key: given[key] for key in needs(name) - {"real"}}
+    create_metric(name, few_digits, **needed)
+    for key in needed:
+        with pytest.raises(HgladError, match=f"the metric '{name}' needs .*pass it as {key}=") as raised:
+            create_metric(name, few_digits, **(needed | {key: None}))
+        assert "\n" not in str(raised.value)
+
+
+def test_needs_are_those_of_the_constructor():
+    assert needs("loss") == {"real", "objective"} and needs("accuracy") == {"classifier", "held_out"}
+    assert needs("class_relevant") == needs("released_feature") == {"real", "classifier"}
+
+
+# Distances of features
+
+
+@every_distance
 def test_the_real_set_has_no_distance_to_itself(make, few_digits, name):
     metric = make(name)
     images, labels = images_of(few_digits)
@@ -50,73 +179,58 @@ def test_the_real_set_has_no_distance_to_itself(make, few_digits, name):
     assert 0 <= metric(images, labels) < 1e-9 < metric(1 - images, labels)
 
 
-@every_metric
+@every_distance
 def test_other_images_have_a_distance(make, name):
-    assert make(name)(noise(20), torch.arange(10).repeat_interleave(2)) > 0.01
+    assert make(name)(noise(20), labels_of(2)) > 0.01
 
 
-@every_metric
+@every_distance
 def test_real_images_are_nearer_than_noise_and_more_of_them_nearer_still(make, small_digits, name):
     metric, train = make(name, small_digits.train), small_digits.train
     real, far = {}, {}
     for ipc in (1, 10):
-        labels = torch.arange(10).repeat_interleave(ipc)
-        real[ipc] = metric(train.batch(ipc, seeded()).flatten(0, 1), labels)
-        far[ipc] = metric(noise(10 * ipc), labels)
+        real[ipc] = metric(train.batch(ipc, seeded()).flatten(0, 1), labels_of(ipc))
+        far[ipc] = metric(noise(10 * ipc), labels_of(ipc))
     assert real[1] < far[1] and real[10] < far[10] / 2 and real[10] < real[1] / 4
 
 
-@every_metric
+@every_distance
 def test_images_under_wrong_labels_are_farther(make, few_digits, name):
     metric, (images, labels) = make(name), images_of(few_digits)
     assert metric(images, labels.roll(20)) > 100 * metric(images, labels) + 0.01
 
 
-@every_metric
-def test_the_order_of_the_images_does_not_matter(make, few_digits, name):
-    metric = make(name)
-    images = few_digits.batch(3, seeded()).flatten(0, 1)
-    labels, order = torch.arange(10).repeat_interleave(3), torch.randperm(30, generator=seeded())
-    assert metric(images[order], labels[order]) == pytest.approx(metric(images, labels), rel=1e-4)
-
-
-@every_metric
-def test_images_are_measured_by_themselves_whatever_the_batch(make, few_digits, name, monkeypatch):
+@pytest.mark.parametrize("name", ["class_relevant", "feature", "random_feature", "released_feature"])
+@pytest.mark.parametrize("layer", [-1, 0])
+def test_images_are_measured_by_themselves_whatever_the_batch(make, few_digits, name, layer, monkeypatch):
     images, labels = images_of(few_digits)
     images = images + 0.1
-    whole = make(name)(images, labels)
+    whole = make(name, layer=layer)(images, labels)
     monkeypatch.setattr(feature, "BATCH", 7)
-    assert make(name)(images, labels) == pytest.approx(whole, rel=1e-4)
+    assert make(name, layer=layer)(images, labels) == pytest.approx(whole, rel=1e-4)
 
 
-@every_metric
-def test_measuring_changes_nothing_and_draws_nothing(make, few_digits, name, classifier):
-    metric, (images, labels) = make(name), images_of(few_digits)
-    classifier.zero_grad()
-    kept, weights, state = images.clone(), deepcopy(classifier.state_dict()), torch.random.get_rng_state()
-    images.requires_grad_()
-    first, second = metric(images, labels), metric(images, labels)
-    assert first == second and isinstance(first, float)
-    assert torch.equal(images, kept) and images.grad is None
-    assert all(parameter.grad is None for parameter in classifier.parameters())
-    assert all(torch.equal(value, weights[key]) for key, value in classifier.state_dict().items())
-    assert torch.equal(torch.random.get_rng_state(), state) and not classifier.training
-
-
-def slow_class_relevant(classifier: Classifier, real, images: Tensor, labels: Tensor) -> float:
-    """The equation, image by image in double precision."""
+def slow_class_relevant(
+    classifier: Classifier, real, images: Tensor, labels: Tensor, cut: int, normalisation: str
+) -> float:
+    """The equation, image by image in double precision, for the maps behind `cut` modules."""
     network = deepcopy(classifier).double()
+    front, rest = network.features[:cut], nn.Sequential(*network.features[cut:], network.pool)
+
+    def weighted_mean(m: Tensor, activation: Tensor) -> Tensor:
+        if normalisation == "sum":
+            return (m * activation).sum() / activation.sum() if activation.sum() > 0 else 0 * m.sum()
+        if normalisation == "max" and activation.max() > 0:
+            activation = activation / activation.max()
+        return (m * activation).sum() / m.numel()
 
     def vector(image: Tensor, label: int) -> Tensor:
-        maps = network.feature_maps(real.normalize(image.double())[None])[0]  # (K, h, w)
-        maps = maps.detach().requires_grad_()
-        logit = network.classifier(network.pool(maps[None]).flatten(1))[0, label]
+        maps = front(real.normalize(image.double())[None])[0].detach().requires_grad_()  # (K, h, w)
+        logit = network.classifier(rest(maps[None]).flatten(1))[0, label]
         (gradient,) = torch.autograd.grad(logit, maps)
-        channels, height, width = maps.shape
-        alpha = [gradient[k].sum() / (height * width) for k in range(channels)]
+        alpha = [g.sum() / g.numel() for g in gradient]
         activation = sum(a * m for a, m in zip(alpha, maps, strict=True)).clamp(min=0)
-        activation = activation / activation.max() if activation.max() > 0 else activation
-        return torch.stack([(m * activation).sum() / (height * width) for m in maps]).detach()
+        return torch.stack([weighted_mean(m, activation) for m in maps]).detach()
 
     distance = 0.0
     for label in range(10):
@@ -127,25 +241,79 @@ def slow_class_relevant(classifier: Classifier, real, images: Tensor, labels: Te
     return distance
 
 
-def test_class_relevant_distance_is_its_equation(make, classifier, few_digits):
+@pytest.mark.parametrize(
+    ("layer", "cut", "normalisation"),
+    [(-1, 7, "max"), (-1, 7, "none"), (-1, 7, "sum"), (0, 3, "max"), (-2, 3, "sum"), (1, 7, "none")],
+)
+def test_class_relevant_distance_is_its_equation(make, classifier, few_digits, layer, cut, normalisation):
     images = torch.cat([few_digits.batch(1, seeded()).flatten(0, 1), noise(10)])
     labels = torch.arange(10).repeat(2)
-    expected = slow_class_relevant(classifier, few_digits, images, labels)
-    assert make("class_relevant")(images, labels) == pytest.approx(expected, rel=1e-4)
+    expected = slow_class_relevant(classifier, few_digits, images, labels, cut, normalisation)
+    metric = make("class_relevant", layer=layer, normalisation=normalisation)
+    assert metric(images, labels) == pytest.approx(expected, rel=1e-4)
 
 
-def test_feature_distance_is_its_equation(make, classifier, few_digits):
-    labels = torch.arange(10).repeat(2)
-    network, images = deepcopy(classifier).double(), noise(20)
-    features = [
-        network.feature_maps(few_digits.normalize(x.double())).mean(dim=(2, 3))
-        for x in (images, few_digits.images / 255)
-    ]
-    expected = sum(
-        (features[0][labels == c].mean(0) - features[1][few_digits.labels == c].mean(0)).square().sum().item()
-        for c in range(10)
-    )
-    assert make("feature")(images, labels) == pytest.approx(expected, rel=1e-4)
+def maps_of(network: Classifier, real, cut: int, images: Tensor, labels: Tensor) -> Tensor:
+    """Mean maps (class, K, h, w) behind `cut` modules, in double precision."""
+    maps = deepcopy(network).double().features[:cut](real.normalize(images.double())).detach()
+    return torch.stack([maps[labels == label].mean(dim=0) for label in range(10)])
+
+
+def slow_feature(network: Classifier, real, images: Tensor, labels: Tensor, cut: int = 7) -> float:
+    ours = maps_of(network, real, cut, images, labels).mean(dim=(2, 3))
+    theirs = maps_of(network, real, cut, real.images / 255, real.labels).mean(dim=(2, 3))
+    return (ours - theirs).square().sum().item()
+
+
+@pytest.mark.parametrize(("layer", "cut"), [(-1, 7), (0, 3)])
+def test_feature_distance_is_its_equation(make, classifier, few_digits, layer, cut):
+    images, labels = noise(20), torch.arange(10).repeat(2)
+    expected = slow_feature(classifier, few_digits, images, labels, cut)
+    assert make("feature", layer=layer)(images, labels) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["class_relevant", "feature"])
+def test_a_class_adds_what_its_own_images_do(make, few_digits, name):
+    metric, (images, labels) = make(name), images_of(few_digits)
+    apart = metric.by_class(noise(20), labels_of(2))
+    assert apart.shape == (10,) and apart.sum().item() == metric(noise(20), labels_of(2))
+    images[labels == 3] = 1 - images[labels == 3]
+    apart = metric.by_class(images, labels)
+    assert apart[3] > 1e-5 and apart[torch.arange(10) != 3].max() < 1e-9
+
+
+def drawn(count: int, seed: int) -> list[Classifier]:
+    """Untrained networks, one after the other from one seed."""
+    generator = seeded(seed)
+    return [create_network(**NETWORK, generator=generator) for _ in range(count)]
+
+
+def test_random_feature_distance_is_the_mean_over_untrained_networks(make, few_digits):
+    images, labels = noise(20), torch.arange(10).repeat(2)
+    expected = sum(slow_feature(network, few_digits, images, labels) for network in drawn(3, 4)) / 3
+    found = make("random_feature", networks=3, seed=4)(images, labels)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("layer", "cut"), [(-1, 7), (0, 3)])
+def test_released_distance_is_its_equation(make, few_digits, layer, cut):
+    images, labels = noise(20), torch.arange(10).repeat(2)
+    *references, candidate = drawn(4, 4)
+    real = [maps_of(n, few_digits, cut, few_digits.images / 255, few_digits.labels) for n in references]
+    ours = maps_of(candidate, few_digits, cut, images, labels)
+    expected = (ours - sum(real) / 3).square().sum().item()
+    found = make("released_feature", networks=3, seed=4, layer=layer)(images, labels)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_released_distance_has_no_zero_at_the_real_set_as_its_channels_do_not_correspond(
+    make, few_digits
+):
+    released, (images, labels) = make("released_feature"), images_of(few_digits)
+    assert released(images, labels) > released(noise(20), labels_of(2)) / 2
+    matched = make("released_feature", networks=1)
+    matched.network = drawn(1, 0)[0]  # the one behind the real maps
+    assert matched(images, labels) < 1e-6
 
 
 class PooledNetwork(Classifier):
@@ -162,19 +330,110 @@ def test_grad_cam_weights_of_a_pooled_head_are_its_weights(few_digits):
     network = PooledNetwork()
     for parameter in network.parameters():
         parameter.data.normal_(generator=seeded())
-    metric = ClassRelevantDistance(network, few_digits)
+    metric = ClassRelevantDistance(few_digits, network)
     labels = torch.tensor([3, 0, 9, 3])
     maps = network.feature_maps(noise(4))
     weights = metric.grad_cam_weights(maps, labels) * 8 * 8  # the mean over 8 x 8 positions divides
     torch.testing.assert_close(weights, network.classifier.weight[labels].detach())
 
 
-def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits):
+@pytest.mark.parametrize("normalisation", ["max", "sum", "none"])
+def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits, normalisation):
     network = PooledNetwork()
-    metric = ClassRelevantDistance(network, few_digits)
+    metric = ClassRelevantDistance(few_digits, network, normalisation=normalisation)
     network.classifier.weight.data.fill_(-1)  # no position speaks for any class
     maps = torch.rand(2, 5, 8, 8, generator=seeded())
     assert not metric.reduce(maps, torch.tensor([0, 1])).any()
+
+
+def test_features_weighted_by_a_map_of_sum_one_keep_their_size(few_digits):
+    network = PooledNetwork()
+    network.classifier.weight.data.fill_(1)
+    metric = ClassRelevantDistance(few_digits, network, normalisation="sum")
+    maps = torch.rand(2, 5, 8, 8, generator=seeded())
+    maps[:, 0] = 0.25  # a channel that is the same everywhere has itself as its weighted mean
+    torch.testing.assert_close(metric.reduce(maps, torch.tensor([0, 1]))[:, 0], torch.full((2,), 0.25))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_maps_of_every_block_lead_to_the_logits(name):
+    network = create_network(name, (1, 16, 16), 10).eval()
+    images = torch.rand(2, 1, 16, 16, generator=seeded())
+    logits, last = network(images), network.feature_maps(images)
+    for layer in range(BLOCKS[name]):
+        maps = network.feature_maps(images, layer)
+        assert (maps >= 0).all() and maps.dim() == 4  # behind a ReLU
+        assert torch.equal(maps, network.feature_maps(images, layer - BLOCKS[name]))
+        torch.testing.assert_close(network.logits_of_maps(maps, layer), logits)
+    assert torch.equal(maps, last)
+
+
+# The loss of the matching objective
+
+
+@every_objective
+def test_the_loss_is_the_mean_over_draws_from_the_start_of_the_search(few_digits, objective, kind):
+    images, labels, generator = noise(20), labels_of(2), seeded(4)
+    losses = [
+        objective(kind).gradient(images, labels, few_digits, generator)[1]["loss"].item() for _ in range(3)
+    ]
+    assert len(set(losses)) == 3
+    metric = create_metric("loss", few_digits, objective=objective(kind), draws=3, seed=4)
+    for _ in range(2):
+        assert metric(images, labels) == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+@every_objective
+def test_the_loss_leaves_the_state_and_the_draws_of_the_search_untouched(few_digits, objective, kind):
+    images, labels = noise(20), labels_of(2)
+    measured, alone = objective(kind), objective(kind)
+    generators, metric = [seeded(9), seeded(9)], None
+    for _ in range(4):
+        gradients = [
+            each.gradient(images, labels, few_digits, generator)[0]
+            for each, generator in zip((measured, alone), generators, strict=True)
+        ]
+        assert torch.equal(*gradients)
+        metric = metric or create_metric("loss", few_digits, objective=measured, draws=2)
+        before = deepcopy(measured.state_dict())
+        metric(few_digits.batch(1, seeded()).flatten(0, 1), labels_of(1))
+        after = measured.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_real_images_have_less_loss_than_noise(make, few_digits):
+    metric = make("loss", draws=4)
+    assert metric(few_digits.batch(4, seeded()).flatten(0, 1), labels_of(4)) < metric(noise(40), labels_of(4))
+
+
+def test_the_loss_of_classes_of_different_sizes_is_a_clear_error(make, few_digits):
+    with pytest.raises(HgladError, match="equally many of each of the 10 classes"):
+        make("loss")(*images_of(few_digits))
+
+
+# Accuracy on held-out images
+
+
+def test_the_error_rate_is_that_of_networks_trained_on_the_images(make, few_digits, held_out):
+    images, labels, generator = few_digits.batch(4, seeded()).flatten(0, 1), labels_of(4), seeded(7)
+    settings = TrainingSettings(epochs=12, lr=0.01, augmentation="flip", ema_decay=None)
+    found = []
+    for _ in range(2):
+        network = create_network(**NETWORK, generator=generator)
+        train_classifier(network, images, labels, held_out.normalize, settings, generator)
+        found.append(100 - accuracy(network, held_out))
+    metric = make("accuracy", networks=2, epochs=12, seed=7, augmentation="flip")
+    assert metric(images, labels) == pytest.approx(sum(found) / 2, abs=1e-9)
+
+
+def test_real_images_train_better_than_noise_and_images_under_wrong_labels(make, few_digits):
+    metric, images = make("accuracy", epochs=60), few_digits.batch(8, seeded()).flatten(0, 1)
+    right = metric(images, labels_of(8))
+    assert right < 45 and metric(images, labels_of(8).roll(8)) > 85
+    assert metric(noise(80), labels_of(8)) > 75
+
+
+# Bad input, golden values
 
 
 @pytest.mark.parametrize(
@@ -182,19 +441,51 @@ def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits):
     [
         ("class_relevent", {}, "did you mean 'class_relevant'"),
         ("feature", {"batch": 3}, "unknown option of the metric 'feature'"),
+        ("class_relevant", {"normalisation": "maxx"}, "unknown normalisation .* did you mean 'max'"),
+        ("class_relevant", {"layer": 2}, "layer is 2; give -2 to 1, one of the blocks of this ConvNet"),
+        ("feature", {"layer": -3}, "layer is -3; give -2 to 1"),
+        ("random_feature", {"layer": "last"}, "layer is 'last'; give -2 to 1"),
+        ("released_feature", {"layer": True}, "layer is True; give -2 to 1"),
+        ("random_feature", {"networks": 0}, "the metric 'random_feature' has networks=0"),
+        ("released_feature", {"networks": 2.5}, "the metric 'released_feature' has networks=2.5"),
+        ("random_feature", {"seed": -1}, "the seed of a metric is -1; give a whole number from 0"),
+        ("loss", {"draws": 0}, "the metric 'loss' has draws=0"),
+        ("loss", {"seed": "0"}, "the seed of a metric is '0'"),
+        ("accuracy", {"networks": True}, "the metric 'accuracy' has networks=True"),
+        ("accuracy", {"epochs": 0}, "the metric 'accuracy' has epochs=0"),
+        ("accuracy", {"augmentation": "flipp"}, "did you mean 'flip'"),
+        ("accuracy", {"seed": 2**63}, "the seed of a metric is"),
     ],
 )
-def test_unknown_metrics_and_options_are_a_clear_error(classifier, few_digits, name, options, message):
-    with pytest.raises(HgladError, match=message):
-        create_metric(name, classifier, few_digits, **options)
+def test_unknown_metrics_and_impossible_options_are_a_clear_error(make, name, options, message):
+    with pytest.raises(HgladError, match=message) as raised:
+        make(name, **options)
+    assert "\n" not in str(raised.value)
 
 
-GOLDEN = {"class_relevant": {1: [0.086978599]}, "feature": {1: [0.048111904]}}  # distance of noise
+def test_networks_that_cannot_give_maps_or_their_logits_are_a_clear_error(few_digits):
+    network = create_network(**VIT)
+    assert create_metric("feature", few_digits, classifier=network)(noise(20), labels_of(2)) > 0
+    with pytest.raises(HgladError, match="layer is 0; give -1, the last maps of this ViT"):
+        create_metric("feature", few_digits, classifier=network, layer=0)
+    with pytest.raises(HgladError, match="the logits of a ViT do not follow .* take another network"):
+        create_metric("class_relevant", few_digits, classifier=network)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_values(few_digits, check_golden, name):
-    network = create_network("convnet", (1, 8, 8), 10, depth=2, width=8)
-    metric = create_metric(name, network, few_digits)
-    found = [metric(noise(20), torch.arange(10).repeat_interleave(2))]
-    check_golden(f"metrics/{name}", MODULES[name].VERSION, GOLDEN[name], found)
+GOLDEN = {  # of noise
+    "accuracy": {1: [93.0]},
+    "class_relevant": {1: [0.086978599]},
+    "feature": {1: [0.048111904]},
+    "loss": {1: [59.5865707]},
+    "random_feature": {1: [0.0383216012]},
+    "released_feature": {1: [925.637024]},
+}
+
+
+@every_metric
+def test_golden_values(few_digits, held_out, objective, check_golden, name):
+    given = {"classifier": create_network(**NETWORK), "objective": objective(), "held_out": held_out}
+    metric = create_metric(name, few_digits, **given, **SMALL.get(name, {}))
+    found = [metric(noise(20), labels_of(2))]
+    module = METRICS.factories[name].__module__.removeprefix("hglad.").replace(".", "/")
+    check_golden(module, METRICS.version(name), GOLDEN.get(name, {}), found)

@@ -2,16 +2,20 @@
 
 import ast
 import re
+from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 import yaml
 
+from hglad.ablations import PAPER, RELEASED
 from hglad.errors import HgladError
+from hglad.experiments import layer_names
 from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
 from hglad.paths import PROJECT
 from hglad.plots import objective_label
+from hglad.profile import read_profile
 
 NAMES = [
     "00_matching_objectives",
@@ -19,9 +23,16 @@ NAMES = [
     "02_hierarchical_search",
     "03_metric_ablation",
     "04_cross_architecture",
+    "05_paper_vs_code",
 ]
-COPIES = PROJECT / "book" / "results" / "digits"
-DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
+STUDIES = ("03_metric_ablation", "05_paper_vs_code")  # of the search in parts, which has a profile of its own
+PROFILES = {name: "digits-search" if name in STUDIES else "digits" for name in NAMES}
+SETTINGS = {
+    name: yaml.safe_load((PROJECT / "configs" / f"{profile}.yaml").read_text())
+    for name, profile in PROFILES.items()
+}
+DIGITS = SETTINGS["01_glad_baseline"]
+SMOKE = PROJECT / "configs" / "smoke.yaml"
 METHODS = ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
 
 each_notebook = pytest.mark.parametrize("name", NAMES)
@@ -31,8 +42,12 @@ def template(name: str):
     return nbformat.read(TEMPLATES / f"{name}.ipynb", as_version=4)
 
 
+def copy_path(name: str) -> Path:
+    return PROJECT / "book" / "results" / PROFILES[name] / f"{name}.ipynb"
+
+
 def copy(name: str):
-    return nbformat.read(COPIES / f"{name}.ipynb", as_version=4)
+    return nbformat.read(copy_path(name), as_version=4)
 
 
 def has_tag(cell, tag: str) -> bool:
@@ -84,20 +99,20 @@ def test_parameters_are_those_of_the_default_profile(name):
     values = {s.target.id: ast.literal_eval(s.value) for s in statements}
     types = {s.target.id: s.annotation.id for s in statements}
     assert len(values) <= 10
-    assert values == DIGITS
-    assert types == {key: type(value).__name__ for key, value in DIGITS.items()}
+    assert values == SETTINGS[name]
+    assert types == {key: type(value).__name__ for key, value in values.items()}
 
 
 @each_notebook
 def test_every_parameter_is_explained(name):
     found = papermill.inspect_notebook(str(TEMPLATES / f"{name}.ipynb"))
-    assert list(found) == list(DIGITS)
+    assert list(found) == list(SETTINGS[name])
     assert all(parameter["help"] and parameter["inferred_type_name"] for parameter in found.values())
 
 
 @each_notebook
 def test_parameters_of_the_default_profile_are_accepted(name):
-    check_parameters(TEMPLATES / f"{name}.ipynb", DIGITS)
+    check_parameters(TEMPLATES / f"{name}.ipynb", SETTINGS[name])
 
 
 def test_unknown_parameter_is_refused_with_the_nearest_one():
@@ -116,7 +131,7 @@ def test_copy_is_the_template_with_the_parameters_of_its_profile(name):
     cells = copy(name).cells
     (injected,) = [cell for cell in cells if has_tag(cell, "injected-parameters")]
     values = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(injected.source).body}
-    assert values == DIGITS
+    assert values == SETTINGS[name]
     rest = [(cell.id, cell.cell_type, cell.source) for cell in cells if cell is not injected]
     assert rest == [(cell.id, cell.cell_type, cell.source) for cell in template(name).cells]
 
@@ -129,13 +144,13 @@ def test_copy_holds_what_its_execution_showed(name):
     ]
     assert outputs(notebook, "image/png") and tables(notebook)
     assert 'class="provenance"' in outputs(notebook, "text/html")[-1]
-    shown = [cell for cell in code_cells(notebook) if "report." in cell.source]
+    shown = [cell for cell in code_cells(notebook) if "report.picture" in cell.source]
     assert all(cell.outputs for cell in shown)
 
 
 @each_notebook
 def test_copy_is_small_and_complains_of_nothing(name):
-    assert (COPIES / f"{name}.ipynb").stat().st_size < 600_000
+    assert copy_path(name).stat().st_size < 600_000
     streams = [
         out
         for cell in code_cells(copy(name))
@@ -151,7 +166,7 @@ def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
-        execute_all(PROJECT / "configs" / "smoke.yaml", folder / "results", folder / "notebooks")
+        execute_all(SMOKE, folder / "results", folder / "notebooks")
     return folder
 
 
@@ -181,9 +196,15 @@ def test_result_tables_have_the_expected_rows(smoke):
         f"H-GLaD − {other}" for other in ("GLaD", "pixels", "random real")
     ]
     assert [row[0] for row in cost] == ["pixels", "GLaD", "H-GLaD"]
-    correlations, choices = first[NAMES[3]]
-    assert [row[1] for row in correlations] == ["all stages", "last stage"] * 2
-    assert [row[0] for row in choices][::3] == ["last iterate", "best measured (oracle)"]
+    candidates, correlations, seconds, choices, parts = first[NAMES[3]]
+    assert [row[:2] for row in candidates] == [["DM", "1"]]
+    assert [row[1] for row in correlations] == ["all stages", "last stage"] * 6 and len(seconds) == 6
+    assert [row[1] for row in choices][:: len(choices) - 1] == ["last iterate", "best measured (oracle)"]
+    assert [row[0] for row in parts][0] == PAPER and len(parts) == 9
+    effects, boundaries, schedules = first[NAMES[5]]
+    assert [row[0] for row in effects][:: len(effects) - 1] == [PAPER, RELEASED]
+    assert [row[0] for row in boundaries] == list(layer_names(read_profile(SMOKE)))[1:-1]
+    assert [row[1] for row in schedules] == ["GLaD", "H-GLaD, paper", "H-GLaD, released"]
     networks, gaps = first[NAMES[4]]
     assert [row[0] for row in networks] == [row[0] for row in gaps] == METHODS
 
@@ -191,8 +212,8 @@ def test_result_tables_have_the_expected_rows(smoke):
 @pytest.mark.slow
 def test_second_execution_has_nothing_to_do(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")}
-    execute_all(PROJECT / "configs" / "smoke.yaml", smoke / "results", smoke / "notebooks")
-    assert "0 executed, 5 up to date" in capsys.readouterr().out
+    execute_all(SMOKE, smoke / "results", smoke / "notebooks")
+    assert "0 executed, 6 up to date" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")} == before
 
 
@@ -201,7 +222,7 @@ def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, monkeypat
     monkeypatch.setenv("HGLAD_RESULTS", str(smoke / "results"))
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.chdir(tmp_path)
-    parameters = yaml.safe_load((PROJECT / "configs" / "smoke.yaml").read_text())
+    parameters = yaml.safe_load(SMOKE.read_text())
     again = tmp_path / "again.ipynb"
     execute(TEMPLATES / f"{NAMES[3]}.ipynb", parameters, again)
     assert again.read_bytes() == (smoke / "notebooks" / f"{NAMES[3]}.ipynb").read_bytes()

@@ -9,10 +9,12 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from PIL import Image
+from result_frames import make_distances, make_variants
 
-from hglad import plots, report
+from hglad import plots, report, selection
+from hglad.errors import HgladError
 from hglad.results import summarise
-from hglad.search import Stage
+from hglad.stages import Stage
 
 STAGES = [
     Stage(0, "input", 10, 0.1, 0.02),
@@ -42,18 +44,6 @@ def make_rows(methods=("random", "pixels", "single", "hierarchical"), networks=(
     return pd.DataFrame(rows)
 
 
-def make_distances() -> pd.DataFrame:
-    """Two runs of two stages; the second stage begins with the images of iterate 1."""
-    runs = []
-    for seed in range(2):
-        run = pd.DataFrame({"iterate": range(5), "stage": [0, 0, 1, 1, 1], "step": [0, 5, 0, 5, 10]})
-        run["accuracy"] = np.array([20.0, 50.0, 50.0, 70.0, 60.0]) + seed
-        run["good"] = 100 - run["accuracy"]
-        run["bad"] = run["accuracy"] + 1
-        runs.append(run.assign(seed=seed))
-    return pd.concat(runs, ignore_index=True)
-
-
 def make_history() -> pd.DataFrame:
     moments = [(0, 0, 2.0), (0, 10, 1.0), (1, 0, 1.0), (1, 10, 0.4), (2, 0, 0.4), (2, 5, 0.6)]
     best = {"stage": 1, "step": 10}
@@ -63,6 +53,11 @@ def make_history() -> pd.DataFrame:
 
 def make_images(count: int = 10) -> torch.Tensor:
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def make_winners() -> pd.DataFrame:
+    """Best stage of three classes in two runs."""
+    return pd.DataFrame([[0, 1, 2], [1, 1, 0]], index=pd.Index([3, 4], name="seed"), columns=["x", "y", "z"])
 
 
 FIGURES = {
@@ -81,9 +76,18 @@ FIGURES = {
     "distance_and_accuracy": lambda: plots.distance_and_accuracy(
         make_distances(), ["good", "bad"], ["input", "pixels"]
     ),
-    "chosen_accuracy": lambda: plots.chosen_accuracy(report.choices(make_distances(), ["good", "bad"])),
+    "chosen_accuracy": lambda: plots.chosen_accuracy(selection.choices(make_distances(), ["good", "bad"])),
+    "effects": lambda: plots.effects(selection.effects(make_variants(), "all"), "all"),
     "image_rows": lambda: plots.image_rows({"a": make_images(), "b": make_images()}, range(10)),
     "image_panels": lambda: plots.image_panels({"a": make_images(20), "b": make_images(20)}, 2),
+    "distance_and_accuracy_over_steps": lambda: plots.distance_and_accuracy_over_steps(
+        make_history().assign(accuracy=[10, 20, 20, 40, 40, 30] * 2), STAGES, "feature"
+    ),
+    "image_changes": lambda: plots.image_changes({"a": make_images(), "b": 1 - make_images()}, range(10)),
+    "activation_overlays": lambda: plots.activation_overlays(
+        {"a": make_images()}, {"a": make_images()[:, 0, ::2, ::2]}, range(10)
+    ),
+    "winning_stages": lambda: plots.winning_stages(make_winners(), STAGES),
 }
 
 
@@ -227,36 +231,6 @@ def test_verdict_follows_from_the_interval(mean, low, high, seeds, expected):
     assert report.verdict("x", estimate).endswith(expected)
 
 
-def test_rank_correlation_is_one_for_the_right_order_and_counts_handed_on_images_once():
-    found = report.rank_correlations(make_distances(), ["good", "bad"]).set_index(
-        ["metric", "iterates", "seed"]
-    )
-    assert found.loc[("good", "all stages", 0), "correlation"] == pytest.approx(1)
-    assert found.loc[("bad", "last stage", 1), "correlation"] == pytest.approx(-1)
-    assert len(report.fresh(make_distances())) == 8
-
-
-def test_rank_correlation_of_equal_accuracies_is_no_number():
-    level = make_distances().assign(accuracy=50.0)
-    assert report.rank_correlations(level, ["good"])["correlation"].isna().all()
-
-
-def test_choices_and_their_regret():
-    chosen = report.choices(make_distances(), ["good", "bad"]).query("seed == 0").set_index("rule")
-    assert chosen["accuracy"].to_dict() == {
-        "last iterate": 60.0,
-        "smallest good": 70.0,
-        "smallest bad": 20.0,
-        "best measured (oracle)": 70.0,
-    }
-    assert chosen["regret"].to_dict() == {
-        "last iterate": 10.0,
-        "smallest good": 0.0,
-        "smallest bad": 50.0,
-        "best measured (oracle)": 0.0,
-    }
-
-
 def test_gap_is_main_minus_mean_of_the_others():
     rows = make_rows(networks=("A", "B", "C"), ipcs=(1,))
     gaps = report.network_gaps(rows, "A").set_index("method")
@@ -284,3 +258,62 @@ def test_sweeps_of_families_share_the_scale_of_accuracy():
     assert first.get_ylim() == second.get_ylim()
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "other"]
     assert [len(axes.get_xticks()) for axes in figure.axes] == [3, 2]
+
+
+def test_accuracy_is_drawn_below_the_distance_at_the_same_steps():
+    history = make_history().assign(accuracy=[10, None, 20, 40, 40, 30] * 2)
+    upper, lower = plots.distance_and_accuracy_over_steps(history, STAGES, "feature").axes
+    above, below = (axes.lines[0] for axes in (upper, lower))
+    assert list(above.get_xdata()) == [0, 10, 10, 20, 20, 25]
+    assert list(above.get_ydata()) == [2, 1, 1, 0.4, 0.4, 0.6]
+    assert list(below.get_xdata()) == [0, 10, 20, 20, 25]  # the iterate without accuracy is left out
+    assert list(below.get_ydata()) == [10, 20, 40, 40, 30]
+    assert (upper.get_yscale(), lower.get_yscale()) == ("log", "linear")
+    for axes, level in ((upper, 0.4), (lower, 40)):
+        chosen = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+        assert [(*line.get_xdata(), *line.get_ydata()) for line in chosen] == [(20, level)] * 2
+    assert [text.get_text() for text in upper.texts] == [stage.name for stage in STAGES]
+
+
+def test_changes_have_one_scale_and_no_change_its_middle():
+    start = torch.full((2, 3, 8, 8), 0.5)
+    middle, end = start.clone(), start.clone()
+    middle[0, :, 0, 0] += 0.4
+    end[0, :, 0, 0] += 0.4
+    end[1, :2, 0, 0] -= 0.3  # mean over three channels: -0.2, half of the limit
+    figure = plots.image_changes({"a": start, "b": middle, "c": end}, ["x", "y"])
+    first, second, bar = figure.axes
+    assert [first.get_ylabel(), second.get_ylabel()] == ["a\nto b", "b\nto c"]
+    colours = matplotlib.colormaps["RdBu_r"]
+    drawn = [axes.images[0].get_array() for axes in (first, second)]
+    np.testing.assert_allclose(drawn[0][1, 1], colours(1.0)[:3], atol=1e-6)
+    np.testing.assert_allclose(drawn[0][1, 10], colours(0.5)[:3], atol=1e-6)
+    np.testing.assert_allclose(drawn[1][1, 1], colours(0.5)[:3], atol=1e-6)
+    np.testing.assert_allclose(drawn[1][1, 10], colours(0.25)[:3], atol=0.02)  # one of 256 colours
+    np.testing.assert_allclose(bar.get_xlim(), [-0.4, 0.4], atol=1e-6)
+
+
+def test_changes_need_two_stages():
+    with pytest.raises(HgladError, match="expected the images of 2 stages or more"):
+        plots.image_changes({"a": make_images()}, range(10))
+
+
+def test_an_overlay_is_the_grey_image_where_the_map_is_zero():
+    images, maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 4, 4)
+    maps[1] = 1
+    axes = plots.activation_overlays({"a": images}, {"a": maps}, ["x", "y"]).axes[0]
+    drawn, grey = axes.images[0].get_array(), plots.DIMMED * images.mean(dim=1)[..., None].numpy()
+    np.testing.assert_allclose(drawn[1:9, 1:9], np.broadcast_to(grey[0], (8, 8, 3)), atol=1e-6)
+    hottest = np.array(matplotlib.colormaps["autumn"](1.0)[:3])
+    expected = (1 - plots.OPACITY) * grey[1] + plots.OPACITY * hottest
+    np.testing.assert_allclose(drawn[1:9, 10:18], expected, atol=1e-6)
+
+
+def test_each_cell_names_its_stage_in_the_stage_s_colour():
+    axes = plots.winning_stages(make_winners(), STAGES).axes[0]
+    names = [stage.name for stage in STAGES]
+    assert [text.get_text() for text in axes.texts] == [names[i] for i in (0, 1, 2, 1, 1, 0)]
+    colours = [to_hex(colour) for colour in axes.collections[0].get_facecolors()]
+    assert colours[0] == colours[5] and colours[1] == colours[3] == colours[4] and len(set(colours)) == 3
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["3", "4"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]

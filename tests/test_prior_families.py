@@ -19,8 +19,8 @@ from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
 from hglad.priors.train import PriorSettings, QualitySettings, read_prior_settings, train_prior
 from hglad.profile import MetricSettings, SurrogateSettings
 from hglad.report import prior_table
-from hglad.search import SearchSettings
 from hglad.settings import to_dict
+from hglad.stages import SearchSettings
 from hglad.training import TrainingSettings
 
 TINY = {  # generators of 8 px digits

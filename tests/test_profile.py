@@ -11,12 +11,12 @@ import yaml
 
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
-from hglad.experiments import experiments_of
+from hglad.experiments import EXPERIMENTS, experiments_of
 from hglad.paths import PROJECT, results_folder
 from hglad.priors.train import PriorSettings, read_prior_settings
 from hglad.profile import Profile, profile_from, read_profile
-from hglad.search import KINDS, SearchSettings
 from hglad.settings import to_dict
+from hglad.stages import KINDS, SearchSettings
 from hglad.training import TrainingSettings
 
 PROFILES = sorted((PROJECT / "configs").glob("*.yaml"))
@@ -75,7 +75,12 @@ def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
         ("search.step", 3, "unknown key 'search.step': did you mean 'steps'?"),
         ("search.steps", "many", "search.steps is 'many' (str): expected int"),
         ("search.steps", 0, "search.steps is 0: expected at least 1"),
-        ("search.stages", [2, 1], "search.stages is (2, 1): expected ascending split points"),
+        ("search.stages", [2, 2], "search.stages is [2, 2]: expected every split point at most once"),
+        ("search.shares", [1, "2"], "search.shares[1] is '2' (str): expected float"),
+        ("metric.options", {"layers": 1}, "unknown key 'metric.options.layers': did you mean 'layer'?"),
+        ("surrogate.objectives.dm.tuned", {"pixel": {}}, "tuned has 'pixel': did you mean 'pixels'?"),
+        ("surrogate.objectives.dm.tuned", {"pixels": {"lr": 1}}, "unknown key 'surrogate.objectives"),
+        ("data.holdout", 1.5, "data.holdout is 1.5: expected 0 (none) to below 1"),
         ("search.rates", "fast", "search.rates is 'fast': expected absolute or relative"),
         ("search.selection", "best", "search.selection is 'best': expected metric or last"),
         ("search.select_every", 0, "search.select_every is 0: expected at least 1"),
@@ -267,8 +272,13 @@ def test_a_profile_without_a_prior_has_pixels_only():
 
 
 def test_experiments_follow_from_the_settings():
-    everything = experiments_of(profile_from(**DIGITS))
-    assert everything[1:] == ["glad_baseline", "hierarchical_search", "metric_ablation", "cross_architecture"]
+    studies = DIGITS["studies"] | {"ablation_seeds": 1, "part_seeds": 1, "audit_seeds": 1}
+    assert experiments_of(profile_from(**DIGITS | {"studies": studies})) == list(EXPERIMENTS)
+    asked = studies | {"experiments": ["paper_vs_code", "glad_baseline"]}
+    assert experiments_of(profile_from(**DIGITS | {"studies": asked})) == ["glad_baseline", "paper_vs_code"]
+    assert experiments_of(profile_from(**DIGITS))[1:] == [
+        "glad_baseline", "hierarchical_search", "cross_architecture",
+    ]  # fmt: skip
     changes = {
         "studies": {"ablation_seeds": 0, "cross_seeds": 0},
         "surrogate": DIGITS["surrogate"] | {"objectives": {}},

@@ -135,8 +135,10 @@ def test_truncation_of_samples(generator):
 @pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.03), ("float16", 0.005)])
 def test_16_bit_layers(settings, weights, reference, precision, error):
     generator = StyleGANXL.from_tensors(settings, weights).set_precision(precision)
-    formats = [generator.advance(generator.start(reference["ws"]), 0, n).f.dtype for n in (1, 2)]
+    start = generator.start(reference["ws"])
+    formats = [generator(start.w, start.f, 0, n).dtype for n in (1, 2)]
     assert formats == [getattr(torch, precision)] * 2  # StyleGAN-XL marks all layers of networks this small
+    assert generator.advance(start, 0, 2).f.dtype == torch.float32  # what a search optimises
     images = generator.decode(generator.start(reference["ws"]), 0)
     assert images.dtype == torch.float32
     assert 1e-4 < relative_error(images * 2 - 1, reference["image"]) < error

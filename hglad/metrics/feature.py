@@ -11,15 +11,29 @@ VERSION = 1  # raise when the same images give another distance
 BATCH = 512
 
 
+def class_images(real: RealData, label: int) -> Tensor:
+    """All real images of a class, float (n, ch, h, w) in [0, 1]."""
+    return real.images[real.offsets[label] : real.offsets[label + 1]].float() / 255
+
+
 @register_metric("feature")
 class FeatureDistance:
-    """Squared distance of the mean feature vectors (n, K) of each class, summed over classes."""
+    """Squared distance of the mean feature vectors (n, K) of each class, summed over classes.
 
-    def __init__(self, classifier: Classifier, real: RealData):
-        self.classifier, self.real = classifier.eval(), real
+    Args:
+        real: real training images.
+        classifier: network trained on them; it is put in eval mode.
+        layer: block whose feature maps are taken, as in `Classifier.feature_maps`; -1: the last.
+
+    Raises:
+        HgladError: no such block.
+    """
+
+    def __init__(self, real: RealData, classifier: Classifier, layer: int = -1) -> None:
+        self.real, self.classifier, self.layer = real, classifier.eval(), layer
         means = []
         for label in range(len(real.classes)):
-            images = real.images[real.offsets[label] : real.offsets[label + 1]].float() / 255
+            images = class_images(real, label)
             means.append(self.vectors(images, torch.full((len(images),), label)).mean(dim=0))
         self.real_means = torch.stack(means)  # (class, K)
 
@@ -27,9 +41,11 @@ class FeatureDistance:
     def vectors(self, images: Tensor, labels: Tensor) -> Tensor:
         """Vectors (n, K) of images in [0, 1]."""
         parts = zip(images.split(BATCH), labels.to(images.device).split(BATCH), strict=True)
-        return torch.cat(
-            [self.reduce(self.classifier.feature_maps(self.real.normalize(x)), y) for x, y in parts]
-        )
+        return torch.cat([self.reduce(self.maps(x), y) for x, y in parts])
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Feature maps (n, K, h, w) of images in [0, 1]."""
+        return self.classifier.feature_maps(self.real.normalize(images), self.layer)
 
     def reduce(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Vectors (n, K) of feature maps (n, K, h, w): their spatial mean."""
@@ -37,9 +53,13 @@ class FeatureDistance:
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
         """Distance of images (n, channels, height, width) in [0, 1]."""
+        return self.by_class(images, labels).sum().item()
+
+    def by_class(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What each class adds to the distance, (class,)."""
         vectors = self.vectors(images, labels)
         distances = [
             (vectors[labels == label].mean(dim=0) - real).square().sum()
             for label, real in enumerate(self.real_means)
         ]
-        return torch.stack(distances).sum().item()
+        return torch.stack(distances)

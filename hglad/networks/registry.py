@@ -1,5 +1,7 @@
 """Names of components, and what every classifier network offers."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ class Classifier(nn.Module):
     features: nn.Module
     pool: nn.Module
     classifier: nn.Linear
+    block_end: ClassVar[tuple[type[nn.Module], ...]] = (nn.ReLU,)
+    """Modules of `features` that end a block: maps can be taken behind each."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -35,9 +39,29 @@ class Classifier(nn.Module):
         maps = self.features(images)  # (n, K, h', w')
         return maps, self.pool(maps).flatten(1)
 
-    def feature_maps(self, images: Tensor) -> Tensor:
-        """(n, ch, h, w) -> last feature maps before the final pooling, (n, K, h', w')."""
-        return self.maps_and_embedding(self._checked(images))[0]
+    def feature_maps(self, images: Tensor, layer: int = -1) -> Tensor:
+        """(n, ch, h, w) -> feature maps behind block `layer`, (n, K, h', w'); -1: before the final pooling.
+
+        Raises `HgladError` for a block that `features` does not have.
+        """
+        if layer == -1:
+            return self.maps_and_embedding(self._checked(images))[0]
+        end = self._end_of(layer)
+        return self.features[:end](self._checked(images))
+
+    def logits_of_maps(self, maps: Tensor, layer: int = -1) -> Tensor:
+        """Logits (n, classes) of `feature_maps` (n, K, h', w') of block `layer`, by the layers behind it.
+
+        Raises `HgladError` for a network whose logits need more than these maps.
+        """
+        if not hasattr(self, "pool"):
+            raise HgladError(
+                f"the logits of a {type(self).__name__} do not follow from its feature maps alone, as "
+                "Grad-CAM needs; take another network, such as convnet"
+            )
+        if layer != -1:
+            maps = self.features[self._end_of(layer) :](maps)
+        return self.classifier(self.pool(maps).flatten(1))
 
     def embed(self, images: Tensor) -> Tensor:
         """(..., ch, h, w) -> input of the last linear layer, (..., features)."""
@@ -47,6 +71,16 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(..., ch, h, w) -> logits (..., classes)."""
         return self.classifier(self.embed(images))
+
+    def _end_of(self, layer: int) -> int:
+        """How many modules of `features` lead to the maps behind block `layer`."""
+        features = getattr(self, "features", None)
+        modules = features if isinstance(features, nn.Sequential) else ()
+        ends = [index for index, module in enumerate(modules, 1) if isinstance(module, self.block_end)]
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -len(ends) <= layer < len(ends):
+            own = f"{-len(ends)} to {len(ends) - 1}, one of the blocks" if ends else "-1, the last maps"
+            raise HgladError(f"layer is {layer!r}; give {own} of this {type(self).__name__}")
+        return ends[layer]
 
     def _checked(self, images: Tensor) -> Tensor:
         if images.dim() < 4 or tuple(images.shape[-3:]) != self.image_shape:

@@ -38,6 +38,8 @@ class ResNet18(Classifier):
     `width` is a factor on the number of channels.
     """
 
+    block_end = (nn.ReLU, BasicBlock)
+
     def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(image_shape)
         # Below, the last maps have one pixel, which instance norm turns into a constant.

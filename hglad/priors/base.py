@@ -1,11 +1,12 @@
-"""What every generative prior offers to the search, and the checks that all of them make."""
+"""What every generative prior offers to the search, and what the families of generators share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from hglad.errors import HgladError
 
@@ -80,12 +81,34 @@ class Prior(Protocol):
         """The generator's own weights behind split point `layer`, by name."""
 
 
-def check_split_points(src: int, dst: int, last: int) -> None:
-    """Raise `HgladError` where a prior with `last` layers cannot advance from `src` to `dst`."""
-    if not 0 <= src <= dst <= last:
-        raise HgladError(
-            f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}"
-        )
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Formats that a generator may compute its high-resolution layers in."""
+
+
+class LayeredGenerator(nn.Module):
+    """A network cut behind its layers: `forward(w, x, src, dst)` runs those between two split points."""
+
+    layers: tuple[str, ...]
+
+    def advance(self, latents: Latents, src: int, dst: int) -> Latents:
+        """Run the layers from split point `src` to `dst`; features that are missing start from w.
+
+        Features are in the format of w, also between layers that compute in 16 bits: they are optimised.
+
+        Raises:
+            HgladError: split points that are out of order or out of range.
+        """
+        last = len(self.layers) - 1
+        if not 0 <= src <= dst <= last:
+            raise HgladError(
+                f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}"
+            )
+        f = functional_call(self, latents.weights, (latents.w, latents.f, src, dst))
+        return Latents(latents.w, f if latents.w is None else f.to(latents.w.dtype), latents.weights)
+
+    def decode(self, latents: Latents, layer: int) -> Tensor:
+        """Images (n, channels, height, width) in [0, 1], not clamped, from latents at split point `layer`."""
+        return self.advance(latents, layer, len(self.layers) - 1).f
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:

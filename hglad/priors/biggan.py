@@ -13,11 +13,10 @@ from typing import Any, Self
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.priors.base import Latents, check_split_points, check_tensors
+from hglad.priors.base import Latents, LayeredGenerator, check_tensors
 from hglad.priors.registry import PRIORS
 from hglad.settings import from_dict
 
@@ -258,7 +257,7 @@ class Synthesis(nn.Module):
 
 
 @PRIORS.register("biggan")
-class BigGAN(nn.Module):
+class BigGAN(LayeredGenerator):
     """Class-conditional BigGAN-deep generator, cut behind any of its blocks (a `Prior`).
 
     A row of w is the condition [noise, class embedding], once for the first linear layer and once for each
@@ -412,16 +411,6 @@ class BigGAN(nn.Module):
             w = self.map(z, labels.repeat_interleave(average))
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
 
-    def advance(self, latents: Latents, src: int, dst: int) -> Latents:
-        """Run the blocks from split point `src` to `dst`; features that are missing start from w.
-
-        Raises:
-            HgladError: split points that are out of order or out of range.
-        """
-        check_split_points(src, dst, len(self.layers) - 1)
-        f = functional_call(self, latents.weights, (latents.w, latents.f, src, dst))
-        return Latents(latents.w, f, latents.weights)
-
     def forward(self, w: Tensor, x: Tensor | None, src: int, dst: int) -> Tensor:
         """Features at split point `dst` from those at `src` (see `advance`)."""
         last = len(self.layers) - 1
@@ -437,10 +426,6 @@ class BigGAN(nn.Module):
             return {}
         behind = tuple(f"generator.{name}" for name in self.generator.weights_behind(layer))
         return {name: x.detach() for name, x in self.named_parameters() if name.startswith(behind)}
-
-    def decode(self, latents: Latents, layer: int) -> Tensor:
-        """Images (n, channels, height, width) in [0, 1] from latents at split point `layer`."""
-        return self.advance(latents, layer, len(self.layers) - 1).f
 
 
 def _allocated(settings: BigGANSettings, device: torch.device | str) -> BigGAN:

@@ -12,11 +12,10 @@ from typing import Self
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.priors.base import Latents, check_split_points, check_tensors
+from hglad.priors.base import PRECISIONS, Latents, LayeredGenerator, check_tensors
 from hglad.priors.filtered import filtered_leaky_relu
 from hglad.priors.geometry import LayerGeometry, LayerPlan, StyleGANXLSettings, plan_layers
 from hglad.priors.registry import PRIORS
@@ -25,7 +24,6 @@ from hglad.registry import unknown
 
 VERSION = 1  # raise when the same tensors give other images
 ACTIVATION_GAIN = math.sqrt(2)  # keeps the variance behind a leaky ReLU
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Linear(nn.Module):
@@ -211,7 +209,7 @@ class Synthesis(nn.Module):
 
 
 @PRIORS.register("stylegan_xl")
-class StyleGANXL(nn.Module):
+class StyleGANXL(LayeredGenerator):
     """StyleGAN-XL generator, cut behind any of its layers (a `Prior`).
 
     Split point 0 holds the Fourier input's features, split point n those after n synthesis layers, and the
@@ -254,8 +252,8 @@ class StyleGANXL(nn.Module):
     def untrained(cls, settings: StyleGANXLSettings, generator: torch.Generator) -> Self:
         """`random` with the running magnitudes and mean w of its own samples, frozen.
 
-        Magnitudes of 1, as training starts from them, halve the features and the contrast of the images;
-        training would bring them to what is measured here.
+        Magnitudes of 1, as training starts from them, make the features small and take contrast from the
+        images; training would bring them to what is measured here.
         """
         network = cls.random(settings, generator)
         network.measure_magnitudes(generator)
@@ -371,16 +369,6 @@ class StyleGANXL(nn.Module):
             w = self.map(z.to(labels.device), labels.repeat_interleave(average))
             return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
 
-    def advance(self, latents: Latents, src: int, dst: int) -> Latents:
-        """Run the synthesis layers from split point `src` to `dst`; features that are missing start from w.
-
-        Raises:
-            HgladError: split points that are out of order or out of range.
-        """
-        check_split_points(src, dst, len(self.layers) - 1)
-        f = functional_call(self, latents.weights, (latents.w, latents.f, src, dst))
-        return Latents(latents.w, f, latents.weights)
-
     def forward(self, w: Tensor, x: Tensor | None, src: int, dst: int) -> Tensor:
         """Features at split point `dst` from those at `src` (see `advance`)."""
         if x is None:
@@ -395,7 +383,3 @@ class StyleGANXL(nn.Module):
         """Parameters of the synthesis layers behind split point `layer`, by name."""
         behind = tuple(f"synthesis.{name}." for name in self.synthesis.layer_names[layer:])
         return {name: x.detach() for name, x in self.named_parameters() if name.startswith(behind)}
-
-    def decode(self, latents: Latents, layer: int) -> Tensor:
-        """Images (n, channels, height, width) in [0, 1], not clamped, from latents at split point `layer`."""
-        return self.advance(latents, layer, len(self.layers) - 1).f

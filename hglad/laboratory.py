@@ -1,0 +1,249 @@
+"""An experiment whose results are all there: where a notebook takes its tables and figures from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hglad.activation import activation_maps
+from hglad.distillation import DistillationSettings, load_real
+from hglad.distilled import DistilledSet
+from hglad.errors import HgladError
+from hglad.evaluation import random_real
+from hglad.experiments import EXPERIMENTS, Experiment, layer_count, layers_of
+from hglad.profile import Profile, profile_from
+from hglad.results import Store
+from hglad.settings import suggestion
+from hglad.stages import Stage
+from hglad.storage import read_json
+from hglad.tasks import DistillTask, MeasureTask, load_classifier, run_all
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """An experiment whose results are all there: where a notebook takes its tables and figures from."""
+
+    profile: Profile
+    store: Store
+    experiment: Experiment
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Tidy rows of the experiment."""
+        return self.experiment.rows(self.store)
+
+    def distances(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Distance of every evaluated iterate of the ablation by each metric, with its mean accuracy.
+
+        Returns:
+            One row per iterate: objective, seed, iterate, stage (index), layer (split point), step, accuracy,
+            and one column per metric.
+        """
+        keys = ["objective", "seed", "iterate", "stage", "step"]
+        means = self.rows.groupby(keys, sort=False)["accuracy"].mean().reset_index()
+        parts = []
+        for task in self.experiment.measures:
+            run = means[
+                (means["seed"] == task.settings.seed) & (means["objective"] == task.settings.objective)
+            ]
+            layers = [stage["layer"] for stage in self._card(task.settings)["stages"]]
+            found = read_json(self.store.distances_file(task.key))["distances"]
+            columns = {name: [found[name][index] for index in run["iterate"]] for name in metrics}
+            parts.append(run.assign(layer=[layers[stage] for stage in run["stage"]], **columns))
+        return pd.concat(parts, ignore_index=True)
+
+    def _card(self, settings: DistillationSettings) -> dict:
+        return read_json(self.store.set_folder(settings.fingerprint) / "card.json")
+
+    def metric_seconds(self) -> pd.DataFrame:
+        """Seconds per call of each metric in the ablation: `metric`, `objective`, `seed`, `seconds`."""
+        rows = []
+        for task in self.experiment.measures:
+            marks = {"objective": task.settings.objective, "seed": task.settings.seed}
+            seconds = read_json(self.store.distances_file(task.key))["seconds"]
+            rows += [marks | {"metric": name, "seconds": value} for name, value in seconds.items()]
+        return pd.DataFrame(rows)
+
+    def step_seconds(self) -> pd.DataFrame:
+        """Seconds per step of the runs of the ablation: `objective`, `seed`, `seconds`."""
+        rows = []
+        for task in self.experiment.measures:
+            card = self._card(task.settings)
+            steps = sum(stage["steps"] for stage in card["stages"])
+            marks = {"objective": task.settings.objective, "seed": task.settings.seed}
+            rows.append(marks | {"seconds": card["provenance"]["seconds"] / steps})
+        return pd.DataFrame(rows)
+
+    def _first_measured(self) -> list[MeasureTask]:
+        """Runs of the ablation with the first objective."""
+        first = self.profile.sets["objectives"][0]
+        return [task for task in self.experiment.measures if task.settings.objective == first]
+
+    def stages(self) -> list[Stage]:
+        """Stage table of the hierarchical search with the first objective."""
+        card = self._card(self._first_measured()[0].settings)
+        return [Stage(**stage) for stage in card["stages"]]
+
+    def iterate_history(self, distances: pd.DataFrame) -> pd.DataFrame:
+        """Rows of `distances` with the first objective, with `distance` (of its metric) and `selected`."""
+        rows = distances[distances["objective"] == self.profile.sets["objectives"][0]]
+        best = {task.settings.seed: self._card(task.settings)["best"] for task in self._first_measured()}
+        chosen = [
+            (best[row["seed"]]["stage"], best[row["seed"]]["step"]) == (row["stage"], row["step"])
+            for _, row in rows.iterrows()
+        ]
+        return rows.assign(distance=rows[self.profile.metric.name], selected=chosen)
+
+    def winning_stages(self) -> pd.DataFrame:
+        """Stage with the smallest distance of each class: a row per run, a column per class."""
+        rows = {}
+        for task in self._first_measured():
+            table = np.array(read_json(self.store.distances_file(task.key))["by_class"])  # (iterate, class)
+            stages = np.array([stage for stage, *_ in self._card(task.settings)["history"]])
+            rows[f"seed {task.settings.seed}"] = stages[table.argmin(axis=0)]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=self.classes)
+
+    def activations(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Images of random real images and of the first run, one per class, and their activation maps."""
+        task = DistillTask(self._first_measured()[0].settings)
+        classifier, real = load_classifier(task.classifier, self.store), load_real(self.profile.data).train
+        images = {"distilled": self.first_images("hierarchical")}
+        if self.profile.data.show:
+            images = {"real": self.first_images("random")} | images
+        labels = torch.arange(len(real.classes))
+        maps = {name: activation_maps(classifier, x, labels, real.normalize) for name, x in images.items()}
+        return images, maps
+
+    @property
+    def main_rows(self) -> pd.DataFrame:
+        """Rows without the single-layer runs at other layers than the profile's for their objective."""
+        layers = {objective: self.glad_layer(objective) for objective in self.profile.sets["objectives"]}
+        own = self.rows["objective"].map(layers)
+        return self.rows[self.rows["layer"].isna() | (self.rows["layer"] == own)]
+
+    def glad_layer(self, objective: str | None = None) -> int:
+        """Split point of the single-layer search with an objective, by default the profile's first."""
+        return self.profile.searched(objective or self.profile.sets["objectives"][0], "single").layer
+
+    @property
+    def variant_rows(self) -> pd.DataFrame:
+        """Rows of the searches that differ in one part, with a column `variant`."""
+        rows = [self.store.rows([task.key]).assign(variant=task.variant) for task in self.experiment.variants]
+        return pd.concat(rows, ignore_index=True)
+
+    def variant_images(self) -> dict[str, torch.Tensor]:
+        """First image of each class by variant, of the first objective and seed."""
+        first: dict[str, torch.Tensor] = {}
+        for task in self.experiment.variants:
+            if task.variant not in first:
+                distilled = DistilledSet.load(self.store.set_folder(task.distilled.fingerprint))
+                first[task.variant] = distilled.images[:: distilled.ipc]
+        return first
+
+    def variant_cards(self) -> dict[str, list[dict]]:
+        """Cards of those searches, by variant."""
+        cards: dict[str, list[dict]] = {}
+        for task in self.experiment.variants:
+            cards.setdefault(task.variant, []).append(self._card(task.distilled))
+        return cards
+
+    @property
+    def sweep_rows(self) -> pd.DataFrame:
+        """Rows of the layer sweep; `layer` is a split point, also for the pixels."""
+        profile, rows = self.profile, self.rows
+        seeds = profile.sets["seeds"][: profile.studies.sweep_seeds]
+        swept = rows["method"].isin(["single", "pixels"]) & rows["seed"].isin(seeds)
+        swept &= (rows["ipc"] == profile.sets["ipc"][0]) & (
+            rows["objective"] == profile.sets["objectives"][0]
+        )
+        return rows[swept].fillna({"layer": layer_count(profile) - 1})
+
+    def sweeps(self) -> dict[str, tuple[pd.DataFrame, tuple[str, ...]]]:
+        """Layer sweeps by generator, the profile's first: rows as `sweep_rows`, and names of the layers."""
+        own = self.sweep_rows
+        sweeps = {self.profile.prior: (own, layers_of(self.profile.prior))}
+        pixels = own[own["method"] == "pixels"]
+        for prior, tasks in self.experiment.families.items():
+            names = layers_of(prior)
+            rows = self.store.rows([task.key for task in tasks])
+            sweeps[prior] = (pd.concat([rows, pixels.assign(layer=len(names) - 1)]), names)
+        return sweeps
+
+    @cached_property
+    def distillations(self) -> dict[str, DistillationSettings]:
+        """Settings of the distilled sets behind the rows, by fingerprint."""
+        return {
+            task.distilled.fingerprint: task.distilled
+            for task in self.experiment.all_evaluations
+            if task.distilled
+        }
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return load_real(self.profile.data).train.classes
+
+    def distilled(
+        self,
+        method: str,
+        ipc: int | None = None,
+        seed: int | None = None,
+        layer: int | None = None,
+        objective: str | None = None,
+    ) -> DistilledSet:
+        """A set, by default at the first objective, ipc and seed of the profile and at its layer.
+
+        Args:
+            method: a search, or `random` for the baseline.
+            ipc: images per class.
+            seed: distillation seed.
+            layer: split point of the single-layer search.
+            objective: matching objective.
+
+        Raises:
+            HgladError: the experiment has no such set.
+        """
+        sets = self.profile.sets
+        ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
+        if method == "random":
+            return random_real(load_real(self.profile.data).train, ipc, seed)
+        objective = sets["objectives"][0] if objective is None else objective
+        layer = self.glad_layer(objective) if layer is None else layer
+        for key, s in self.distillations.items():
+            same_layer = method != "single" or (s.search.layer == layer and s.prior == self.profile.prior)
+            if (s.objective, s.kind, s.ipc, s.seed) == (objective, method, ipc, seed) and same_layer:
+                return DistilledSet.load(self.store.set_folder(key))
+        raise HgladError(
+            f"no distilled set of '{method}' with ipc {ipc}, seed {seed}, layer {layer}: expected a run of "
+            f"profile {self.profile.profile}"
+        )
+
+    def first_images(self, method: str, layer: int | None = None) -> torch.Tensor:
+        """One image per class (class, channels, height, width) of the set at the first ipc and seed."""
+        distilled = self.distilled(method, layer=layer)
+        return distilled.images[:: distilled.ipc]
+
+    def cards(self) -> list[dict]:
+        """Cards of the distilled sets behind the rows."""
+        return [read_json(self.store.set_folder(key) / "card.json") for key in self.distillations]
+
+
+def open_experiment(name: str, **parameters) -> Laboratory:
+    """Open an experiment with the parameters of a notebook; what is missing of its results is computed first.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        parameters: keys of a profile.
+
+    Raises:
+        HgladError: unknown experiment, parameters that are no profile.
+    """
+    if name not in EXPERIMENTS:
+        raise HgladError(f"unknown experiment '{name}': {suggestion(name, EXPERIMENTS)}")
+    profile = profile_from(**parameters)
+    store, experiment = Store.of_profile(profile.profile), EXPERIMENTS[name](profile)
+    run_all(experiment.tasks(), store)
+    return Laboratory(profile, store, experiment)

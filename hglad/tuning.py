@@ -1,0 +1,176 @@
+"""Learning rates, layer and stages of each search, found with the same budget on held-out training images.
+
+Every kind of search gets as many trials as the others: the profile's own settings first, then quasi-random
+points of its space. A trial distils from a part of the training images and is scored on the rest; the test
+images have no part in it.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pandas as pd
+import yaml
+from scipy.stats import qmc
+
+from hglad.distillation import DistillationSettings
+from hglad.errors import HgladError
+from hglad.experiments import evaluation_of, layer_count
+from hglad.profile import Profile
+from hglad.provenance import Stopwatch
+from hglad.results import Store, seed_means
+from hglad.stages import KINDS
+from hglad.storage import read_json
+from hglad.tasks import EvaluateTask, required, run_all
+
+SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
+GROWTH = 2.0  # a stage has from half to twice the steps of the one before
+FIRST_SEED = 1000  # distillation seeds of the trials, which no result uses
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """Budget of the tuning, the same for every kind of search and objective."""
+
+    trials: int = 12
+    """Settings tried, the profile's own among them."""
+    seeds: int = 2
+    """Distilled sets per trial."""
+    holdout: float = 0.25
+    """Share of the training images that trials are scored on and never see."""
+
+    def __post_init__(self):
+        for key in ("trials", "seeds"):
+            if getattr(self, key) < 1:
+                raise HgladError(f"tune.{key} is {getattr(self, key)}: expected at least 1")
+        if not 0 < self.holdout < 1:
+            raise HgladError(f"tune.holdout is {self.holdout}: expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Changes to `search` for one kind and objective."""
+
+    objective: str
+    kind: str
+    number: int
+    changes: dict[str, Any]
+
+    def tasks(self, profile: Profile, settings: TuningSettings) -> list[EvaluateTask]:
+        """One evaluation per seed, of the profile with training images in place of the test images."""
+        part = replace(profile, data=replace(profile.data, holdout=settings.holdout))
+        ipc = profile.ipcs(self.objective)[0]
+        return [
+            evaluation_of(
+                part,
+                DistillationSettings.of(part, self.objective, self.kind, ipc, seed, search=self.changes),
+            )
+            for seed in range(FIRST_SEED, FIRST_SEED + settings.seeds)
+        ]
+
+
+def tune(
+    profile: Profile,
+    settings: TuningSettings,
+    store: Store,
+    objectives: list[str] | None = None,
+    cores: int | None = None,
+    device: str = "cpu",
+) -> dict:
+    """Try settings for every search of the profile with each objective.
+
+    Results of trials are kept in `store`; a tuning that was stopped goes on.
+
+    Args:
+        profile: its rates are the centre of the space, its protocol scores a trial.
+        settings: budget.
+        store: where trials are kept.
+        objectives: those to tune for; none: the profile's.
+        cores: trials at the same time.
+        device: where they run.
+
+    Returns:
+        `trials` (rows: objective, kind, trial, accuracy, seeds, steps, flops, seconds, changes), `best`
+        (objective to kind to changes), the settings and the provenance.
+    """
+    watch = Stopwatch(device)
+    trials = [
+        trial
+        for objective in objectives or profile.sets["objectives"]
+        for kind in profile.sets["searches"]
+        for trial in space(profile, objective, kind, settings.trials)
+    ]
+    tasks = [trial.tasks(profile, settings) for trial in trials]
+    run_all(required([task for own in tasks for task in own]), store, cores, device)
+    table = pd.DataFrame([_row(trial, own, store) for trial, own in zip(trials, tasks, strict=True)])
+    return {
+        "trials": table.to_dict("records"),
+        "best": _best(table),
+        "settings": asdict(settings),
+        "provenance": watch.provenance() | {"profile": profile.profile},
+    }
+
+
+def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Trial]:
+    """Trials of one kind of search: the profile's settings, then points of a Halton sequence."""
+    dimensions = {"pixels": 1, "single": 3, "hierarchical": 5}[kind]
+    points = qmc.Halton(dimensions, seed=KINDS.index(kind)).random(trials - 1)
+    changes = [{}, *(_changes(profile, objective, kind, point) for point in points)]
+    return [Trial(objective, kind, number, change) for number, change in enumerate(changes)]
+
+
+def _changes(profile: Profile, objective: str, kind: str, point: list[float]) -> dict[str, Any]:
+    usual = profile.searched(objective, kind)
+
+    def rate(key: str, u: float) -> dict[str, float]:
+        return {key: float(f"{getattr(usual, key) * SPREAD ** (2 * u - 1):.3g}")}
+
+    if kind == "pixels":
+        return rate("lr_pixels", point[0])
+    changes = rate("lr_features", point[0]) | rate("lr_latents", point[1])
+    layers = layer_count(profile) - 1
+    if kind == "single":
+        return changes | {"layer": min(int(point[2] * layers), layers - 1)}
+    stages = list(range(0, layers, 1 if point[3] < 0.5 else 2)) + [layers]
+    factor = GROWTH ** (2 * point[4] - 1)  # steps grow or shrink from stage to stage
+    count = len(stages) + usual.latent_stage
+    shares = [round(factor**index, 3) for index in range(count)]
+    return changes | rate("lr_pixels", point[2]) | {"stages": stages, "shares": shares}
+
+
+def _row(trial: Trial, tasks: list[EvaluateTask], store: Store) -> dict:
+    means = seed_means(store.rows([task.key for task in tasks]), ["method"])["accuracy"]
+    cards = [read_json(store.set_folder(task.distilled.fingerprint) / "card.json") for task in tasks]
+    stages = cards[0]["stages"]
+    return {
+        "objective": trial.objective,
+        "kind": trial.kind,
+        "trial": trial.number,
+        "accuracy": round(means.mean(), 3),
+        "spread": round(means.max() - means.min(), 3),
+        "seeds": len(means),
+        "steps": sum(stage["steps"] for stage in stages),
+        "gflops": sum(stage["steps"] * stage["flops"] for stage in stages) / 1e9,
+        "seconds": round(sum(card["provenance"]["seconds"] for card in cards) / len(cards), 2),
+        "changes": trial.changes,
+    }
+
+
+def _best(table: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Changes of the best trial of each search; the first of equals, the profile's own before any."""
+    best: dict[str, dict[str, dict]] = {}
+    for (objective, kind), rows in table.groupby(["objective", "kind"], sort=False):
+        best.setdefault(objective, {})[kind] = rows.loc[rows["accuracy"].idxmax(), "changes"]
+    return best
+
+
+def trial_table(trials: list[dict]) -> pd.DataFrame:
+    """Trials, the best of each search first."""
+    table = pd.DataFrame(trials).sort_values("accuracy", ascending=False, kind="stable")
+    columns = ["objective", "kind", "trial", "accuracy", "spread", "steps", "seconds", "changes"]
+    return table.sort_values(["objective", "kind"], kind="stable")[columns]
+
+
+def as_yaml(best: dict[str, dict[str, dict]]) -> str:
+    """Best settings as they go into a profile."""
+    objectives = {objective: {"tuned": kinds} for objective, kinds in best.items()}
+    return yaml.safe_dump({"surrogate": {"objectives": objectives}}, sort_keys=False, default_flow_style=None)

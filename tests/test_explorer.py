@@ -1,0 +1,336 @@
+"""The explorer page holds one run whole: its images bit for bit, its numbers, and nothing from elsewhere."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hglad.data import DataSettings
+from hglad.distillation import DistillationSettings, distill
+from hglad.distilled import DistilledSet
+from hglad.errors import HgladError
+from hglad.explorer import explorer_page, write_explorer
+from hglad.profile import MetricSettings, SurrogateSettings
+from hglad.stages import SearchSettings
+from hglad.training import TrainingSettings
+
+CLASSES, IPC, HEIGHT, WIDTH = 3, 2, 4, 5
+NAMES = ["zero", "one", "two"]
+HISTORY = [[0, 0, 2.0], [0, 5, 1.0], [1, 0, 1.0], [1, 5, 0.5], [1, 10, 0.7]]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def make_set(channels: int = 1, classes: int = CLASSES, ipc: int = IPC, size=(HEIGHT, WIDTH)) -> DistilledSet:
+    """A run of two stages whose kept images are noise."""
+    rng = torch.Generator().manual_seed(0)
+    shape = (len(HISTORY), classes * ipc, channels, *size)
+    iterates = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
+    settings = {
+        "data": {"name": "digits"}, "kind": "hierarchical", "objective": "dm", "ipc": ipc, "seed": 1,
+        "metric": {"name": "class_relevant"},
+    }  # fmt: skip
+    card = {
+        "settings": settings,
+        "stages": [{"name": "input", "steps": 5}, {"name": "pixels", "steps": 10}],
+        "history": HISTORY,
+        "best": {"stage": 1, "step": 5},
+    }
+    labels = torch.arange(classes).repeat_interleave(ipc)
+    return DistilledSet(iterates[3].float() / 255, labels, card, iterates)
+
+
+def long_run() -> DistilledSet:
+    """Seven stages with long names, an iterate each, and distances over three decades."""
+    made = make_set()
+    stages = [{"name": f"L{index}_256_1024", "steps": 10} for index in range(7)]
+    history = [[index, 10, 10.0 ** (index % 4 - 2)] for index in range(7)]
+    card = made.card | {"stages": stages, "history": history, "best": {"stage": 0, "step": 10}}
+    return replace(made, card=card, iterates=made.iterates[[0, 1, 2, 3, 4, 0, 1]])
+
+
+def differences(made: DistilledSet) -> np.ndarray:
+    """Every iterate minus the first one of its stage."""
+    return made.iterates.numpy().astype(float) - made.iterates[[0, 0, 2, 2, 2]].numpy()
+
+
+def make_rows(accuracies: list[float]) -> pd.DataFrame:
+    """Two networks per iterate a point around its accuracy, another seed, and the row of a whole set."""
+    rows = [
+        {"seed": seed, "iterate": index, "repeat": repeat, "accuracy": accuracy + change + 50 * (seed - 1)}
+        for seed in (1, 2)
+        for index, accuracy in enumerate(accuracies)
+        for repeat, change in enumerate((-1, 1))
+    ]
+    return pd.DataFrame([*rows, {"seed": 1, "iterate": None, "repeat": 0, "accuracy": 3.0}])
+
+
+class Scripts(HTMLParser):
+    """Collects the scripts of a page by their type."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str | None, str]] = []
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = tag == "script"
+        if self.inside:
+            self.found.append((dict(attributes).get("type"), ""))
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            kind, text = self.found[-1]
+            self.found[-1] = (kind, text + data)
+
+
+def run_of(page: str) -> dict:
+    """What the page shows; it has one script with data and one with code."""
+    (kind, data), (code_kind, _) = Scripts(page).found
+    assert (kind, code_kind) == ("application/json", None)
+    return json.loads(data)
+
+
+def sprite(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_image_of_every_iterate_is_in_its_place(channels):
+    made = make_set(channels)
+    run = run_of(explorer_page(made, NAMES))
+    assert (run["size"], run["ipc"]) == ([HEIGHT, WIDTH], IPC)
+    for text, images in zip(run["sprites"], made.iterates, strict=True):
+        picture = sprite(text).reshape(IPC * HEIGHT, CLASSES * WIDTH, channels)
+        for index, image in enumerate(images):
+            column, row = divmod(index, IPC)
+            top, left = row * HEIGHT, column * WIDTH
+            shown = picture[top : top + HEIGHT, left : left + WIDTH]
+            np.testing.assert_array_equal(shown, image.permute(1, 2, 0).numpy())
+
+
+def test_the_numbers_of_the_run():
+    run = run_of(explorer_page(make_set(), NAMES, [10, 20, 20, 40, 30]))
+    assert run["classes"] == NAMES
+    assert run["stages"] == [{"name": "input", "steps": 5}, {"name": "pixels", "steps": 10}]
+    assert [[i["stage"], i["step"], i["distance"]] for i in run["iterates"]] == HISTORY
+    assert [i["accuracy"] for i in run["iterates"]] == [10, 20, 20, 40, 30]
+    assert run["starts"] == [0, 0, 2, 2, 2]
+    assert run["selected"] == 3
+    assert run["metric"] == "class-relevant feature distance"
+    assert run["title"] == "digits: H-GLaD with distribution matching (DM), 2 images per class, seed 1"
+
+
+def test_the_largest_difference_to_a_stage_start_becomes_white():
+    made = make_set()
+    largest = np.abs(differences(made)).max()
+    assert run_of(explorer_page(made, NAMES))["gain"] * largest == pytest.approx(255)
+    still = replace(made, iterates=made.iterates[:1].expand_as(made.iterates))
+    assert run_of(explorer_page(still, NAMES))["gain"] == 255
+
+
+def test_names_and_titles_do_not_leave_their_script():
+    hostile = ["</script><script>alert(1)</script>", "<!--<script>", "a & \"b\" 'c' \u2028 é {{run}}"]
+    run = run_of(explorer_page(make_set(), hostile, title="</script><b>"))
+    assert run["classes"] == hostile
+    assert run["title"] == "</script><b>"
+
+
+def test_the_page_names_no_address():
+    page = explorer_page(make_set(), NAMES)
+    assert "://" not in page
+    assert not re.search(r"<(link|iframe|img)\b|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_run_of_22_iterates_is_below_400_kb():
+    made = make_set(3, classes=10, ipc=1, size=(16, 16))
+    history = [[0, 10 * index, 1.0] for index in range(22)]
+    card = made.card | {"history": history, "best": {"stage": 0, "step": 0}}
+    made = replace(made, card=card, iterates=made.iterates[[0] * 22])
+    assert len(explorer_page(made, range(10))) < 400_000
+
+
+def test_written_with_the_mean_accuracy_of_its_own_iterates(tmp_path, small_digits):
+    make_set(classes=10).save(tmp_path / "set")
+    write_explorer(tmp_path / "set", tmp_path / "page.html", small_digits, make_rows([10, 20, 20, 40, 30]))
+    run = run_of((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert run["classes"] == list(small_digits.train.classes)
+    assert [i["accuracy"] for i in run["iterates"]] == [10, 20, 20, 40, 30]
+
+
+@pytest.mark.parametrize(
+    "rows", [None, make_rows([1.0]).query("seed == 2"), make_rows([1.0]).drop(columns="iterate")]
+)
+def test_without_evaluated_iterates_there_is_no_accuracy(tmp_path, small_digits, rows):
+    make_set(classes=10).save(tmp_path / "set")
+    write_explorer(tmp_path / "set", tmp_path / "page.html", small_digits, rows)
+    run = run_of((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert {i["accuracy"] for i in run["iterates"]} == {None}
+
+
+def test_an_iterate_without_accuracy_is_named(tmp_path, small_digits):
+    make_set(classes=10).save(tmp_path / "set")
+    rows = make_rows([10, 20, 20, 40])
+    with pytest.raises(HgladError, match="iterate 4 has no accuracy: expected rows of all 5 iterates"):
+        write_explorer(tmp_path / "set", tmp_path / "page.html", small_digits, rows)
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("card", [make_set().card, {"kind": "random", "seed": 0}])
+def test_a_set_without_iterates_says_how_to_keep_them(tmp_path, small_digits, card):
+    replace(make_set(), iterates=None, card=card).save(tmp_path / "set")
+    with pytest.raises(HgladError, match=r"kept no iterates, .* \(hglad distill --keep-iterates\)"):
+        write_explorer(tmp_path / "set", tmp_path / "page.html", small_digits, make_rows([1.0]))
+
+
+def test_what_does_not_fit_the_run_is_named():
+    made = make_set()
+    with pytest.raises(HgladError, match="got 2 class names, expected 3: give one for each class"):
+        explorer_page(made, NAMES[:2])
+    with pytest.raises(HgladError, match="got 4 accuracies, expected 5: give one for each kept iterate"):
+        explorer_page(made, NAMES, [1.0] * 4)
+    with pytest.raises(HgladError, match="got 4 kept iterates, expected 5: distil the set again"):
+        explorer_page(replace(made, iterates=made.iterates[:4]), NAMES)
+
+
+def test_a_run_as_it_comes_from_the_search():
+    network = {"name": "convnet", "depth": 1, "width": 4}
+    training = TrainingSettings(epochs=1, batch_size=256, lr=0.01, augmentation="", ema_decay=None)
+    settings = DistillationSettings(
+        DataSettings("digits", resolution=8), "pixels", SearchSettings(steps=2, select_every=1),
+        SurrogateSettings(network, "", 4), MetricSettings(network=network, training=training), kind="pixels",
+        keep_iterates=True,
+    )  # fmt: skip
+    run = run_of(explorer_page(distill(settings), range(10)))
+    assert run["title"] == "digits: pixels with distribution matching (DM), 1 image per class, seed 0"
+    assert [(i["stage"], i["step"]) for i in run["iterates"]] == [(0, 0), (0, 1), (0, 2)]
+    assert run["iterates"][run["selected"]]["distance"] == min(i["distance"] for i in run["iterates"])
+    assert len({*run["sprites"]}) == 3
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A function that opens a page in a browser, runs a script there, returns its texts by their id."""
+
+    def open_page(page: str, address: str = "", script: str = "", width: int = 720) -> dict[str, str]:
+        added = f"<p id=found></p><script>setTimeout(async () => {{{script}}}, 500)</script></body>"
+        (tmp_path / "page.html").write_text(page.replace("</body>", added), encoding="utf-8")
+        command = [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", f"--window-size={width},900",
+            f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=20000", "--dump-dom",
+            f"file://{tmp_path}/page.html{address}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return dict(re.findall(r'id="([\w-]+)"[^>]*>([^<]*)<', done.stdout)) | {"page": done.stdout}
+
+    return open_page
+
+
+in_a_browser = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
+
+
+class TestInABrowser:
+    pytestmark = in_a_browser
+
+    def test_the_iterate_in_the_address_is_shown(self, opened):
+        page = explorer_page(make_set(), NAMES, [10, 20, 20, 40, 30], title="a </script> run")
+        shown = opened(page, "#iterate=3")
+        assert shown["title"] == "a &lt;/script&gt; run"
+        assert (shown["stage-number"], shown["stage"], shown["step"]) == ("Stage 2 of 2", "pixels", "5 of 10")
+        assert (shown["distance"], shown["accuracy"], shown["selected"]) == ("0.500", "40.0 %", "this one")
+        assert shown["page"].count("<canvas") == CLASSES * IPC and shown["page"].count("<polyline") == 2 * 2
+        shown = opened(page, "#iterate=99&difference")
+        assert (shown["step"], shown["selected"]) == ("10 of 10", "iterate 3")
+        assert shown["scale"].startswith("Brightness: |image − first image of stage pixels|, times ")
+
+    def test_the_pixels_are_those_of_the_iterate_and_of_the_difference(self, opened):
+        made = make_set(channels=3)
+        read = "const cell = document.querySelectorAll('canvas')[5].getContext('2d');"
+        read += "found.textContent = cell.getImageData(0, 0, 5, 4).data.join(' ');"
+        image, start = (made.iterates[index, 5].permute(1, 2, 0).numpy().astype(float) for index in (4, 2))
+        for address, expected in (
+            ("#iterate=4", image),
+            ("#iterate=4&difference", np.abs(image - start) * 255 / np.abs(differences(made)).max()),
+        ):
+            found = opened(explorer_page(made, NAMES), address, read)["found"]
+            values = np.array(found.split(), dtype=float).reshape(HEIGHT, WIDTH, 4)
+            np.testing.assert_allclose(values[..., :3], expected, atol=0.51)
+            assert (values[..., 3] == 255).all()
+
+    def test_a_distance_that_has_no_logarithm_is_drawn_on_an_even_scale(self, opened):
+        made = make_set()
+        history = [[0, 0, 0.0], *HISTORY[1:]]
+        page = opened(explorer_page(replace(made, card=made.card | {"history": history}), NAMES))["page"]
+        drawn = page[page.index("<svg") : page.index("</svg>")]
+        assert ">class-relevant feature distance<" in drawn and "NaN" not in drawn and "Infinity" not in drawn
+
+    def test_keys_slider_and_chart_move_the_iterate(self, opened):
+        script = """
+            const press = key =>
+              document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+            const slide = value => { slider.value = value; slider.dispatchEvent(new Event('input')); };
+            const box = svg.getBoundingClientRect();
+            const click = share =>
+              svg.dispatchEvent(new MouseEvent('click', {clientX: box.left + 52 + share * (box.width - 60)}));
+            const moves = [
+              () => press('ArrowRight'), () => press('ArrowLeft'), () => slide(4), () => press('ArrowRight'),
+              () => click(0.3), () => click(0.01), () => press('ArrowLeft'), () => press('a'),
+            ];
+            found.textContent = moves.map(move => { move(); return slider.value; }).join(' ');
+        """
+        assert opened(explorer_page(make_set(), NAMES), "#iterate=2", script)["found"] == "3 2 4 4 1 0 0 0"
+
+    @pytest.mark.parametrize(
+        ("script", "step"),
+        [
+            ("play.click()", "10 of 10"),
+            ("jump(4); play.click(); found.textContent = slider.value;", "10 of 10"),
+            ("play.click(); play.click()", "0 of 10"),
+            ("location.hash = '#iterate=1'", "5 of 5"),
+        ],
+    )
+    def test_play_runs_to_the_end_unless_it_is_stopped(self, opened, script, step):
+        shown = opened(explorer_page(make_set(), NAMES), "#iterate=2", script)
+        assert (shown["step"], shown["play"]) == (step, "Play")
+        assert shown["found"] in ("", "0")  # at the end it begins anew
+
+    @pytest.mark.parametrize("width", [720, 400])
+    def test_no_text_leaves_the_page_or_meets_another(self, opened, width):
+        made, names = long_run(), ["English springer", "</script>", "cassette player"]
+        script = """
+            const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+            const texts = [], bad = [], edge = document.body.getBoundingClientRect();
+            while (walker.nextNode()) {
+              const range = document.createRange(), text = walker.currentNode.data;
+              range.selectNodeContents(walker.currentNode);
+              const box = range.getBoundingClientRect();
+              if (text.trim() && box.width) texts.push({text, ...box.toJSON()});
+            }
+            texts.forEach((a, i) => {
+              if (a.left < edge.left || a.right > edge.right) bad.push(a.text + ' is outside');
+              for (const b of texts.slice(i + 1))
+                if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)
+                  bad.push(`${a.text} meets ${b.text}`);
+            });
+            found.textContent = `${edge.width}, ${texts.length} texts: ${bad.join('; ')}`;
+        """
+        page = explorer_page(made, names, range(50, 57))
+        page = page.replace("<body>", f'<body style="width: {width}px">')
+        found = opened(page, "#iterate=3", script)["found"]
+        assert re.fullmatch(rf"{width}, [2-9]\d texts: ", found)
