@@ -131,7 +131,7 @@ def _changes(profile: Profile, objective: str, kind: str, point: list[float]) ->
     if kind == "single":
         return changes | {"layer": min(int(point[2] * layers), layers - 1)}
     stages = list(range(0, layers, 1 if point[3] < 0.5 else 2)) + [layers]
-    factor = GROWTH ** (2 * point[4] - 1)  # steps grow or shrink from stage to stage
+    factor = GROWTH ** (2 * float(point[4]) - 1)  # steps grow or shrink from stage to stage
     count = len(stages) + usual.latent_stage
     shares = [round(factor**index, 3) for index in range(count)]
     return changes | rate("lr_pixels", point[2]) | {"stages": stages, "shares": shares}
