@@ -280,20 +280,26 @@ def _tune(options) -> None:
 def _add_explore(commands) -> None:
     parser = _command(commands, "explore", _explore, "write a page to step through a run in a browser")
     parser.add_argument("folder", help="folder of a distilled set with kept iterates (--keep-iterates)")
+    parser.add_argument("--rows", metavar="FILE", help="evaluation of its iterates, for a curve of accuracy")
     parser.add_argument("--out", required=True, help="HTML file to write; it needs nothing else")
 
 
 def _explore(options) -> None:
+    import pandas as pd
+
     from hglad.data import DataSettings
     from hglad.distillation import load_real
     from hglad.distilled import DistilledSet
-    from hglad.explorer import write_explorer
+    from hglad.explorer import kept_iterates, write_explorer
     from hglad.settings import from_dict
+    from hglad.storage import read_json
 
     _check_new(options.out)
-    card = DistilledSet.load(options.folder).card
-    data = load_real(from_dict(DataSettings, card["settings"]["data"]))
-    write_explorer(options.folder, options.out, data)
+    distilled = DistilledSet.load(options.folder)
+    kept_iterates(distilled)  # a set without them may have no settings either
+    data = load_real(from_dict(DataSettings, distilled.card["settings"]["data"]))
+    rows = pd.DataFrame(read_json(options.rows)["rows"]) if options.rows else None
+    write_explorer(options.folder, options.out, data, rows)
 
 
 def _experts_of(profile, settings, device: str) -> Path | None:

@@ -37,7 +37,8 @@ def write_explorer(
             whole sets are left out, and the page has no accuracy where none remains.
 
     Raises:
-        HgladError: no set, no kept iterates, other classes, an iterate without accuracy, no place to write.
+        HgladError: no set, no kept iterates, other classes, rows of several evaluations, an iterate without
+            accuracy, no place to write.
     """
     distilled = DistilledSet.load(folder)
     accuracy = None if rows is None else _accuracy(rows, distilled)
@@ -63,7 +64,7 @@ def explorer_page(
     Raises:
         HgladError: no kept iterates, another number of classes or accuracies.
     """
-    iterates, card = _kept(distilled), distilled.card
+    iterates, card = kept_iterates(distilled), distilled.card
     accuracies = [None] * len(iterates) if accuracy is None else [float(value) for value in accuracy]
     _expect_count(
         classes, "class names", int(distilled.labels.max()) + 1, "give one for each class of the set"
@@ -74,7 +75,8 @@ def explorer_page(
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, _json_in_html(run))
 
 
-def _kept(distilled: DistilledSet) -> Tensor:
+def kept_iterates(distilled: DistilledSet) -> Tensor:
+    """Images of the measured iterates; raises `HgladError` for a set that kept none."""
     if distilled.iterates is None:
         raise HgladError(
             "the distilled set has kept no iterates, expected one per measured distance: "
@@ -91,10 +93,13 @@ def _expect_count(values: Sequence | Tensor, name: str, count: int, mend: str) -
 
 def _accuracy(rows: pd.DataFrame, distilled: DistilledSet) -> list[float] | None:
     """Mean accuracy of each iterate over the networks that were trained on it."""
-    count = len(_kept(distilled))
+    count = len(kept_iterates(distilled))
     if "iterate" not in rows:
         return None
     own = rows[(rows["seed"] == distilled.card["settings"]["seed"]) & rows["iterate"].notna()]
+    evaluations = own["key"].nunique() if "key" in own else 1
+    if evaluations > 1:
+        raise HgladError(f"got rows of {evaluations} evaluations, expected 1: give `Store.rows` its key")
     means = own.groupby("iterate")["accuracy"].mean().dropna()
     if means.empty:
         return None

@@ -166,8 +166,19 @@ def _best(table: pd.DataFrame) -> dict[str, dict[str, dict]]:
 def trial_table(trials: list[dict]) -> pd.DataFrame:
     """Trials, the best of each search first."""
     table = pd.DataFrame(trials).sort_values("accuracy", ascending=False, kind="stable")
+    table["changes"] = [_in_words(changes) for changes in table["changes"]]
     columns = ["objective", "kind", "trial", "accuracy", "spread", "steps", "seconds", "changes"]
     return table.sort_values(["objective", "kind"], kind="stable")[columns]
+
+
+def _in_words(changes: dict[str, Any]) -> str:
+    """Changes on one line; of the shares only how they grow."""
+    words = []
+    for key, value in changes.items():
+        if key == "shares":
+            key, value = "growth", round(value[1] / value[0], 2)
+        words.append(f"{key} {value}")
+    return ", ".join(words) or "the profile's own"
 
 
 def as_yaml(best: dict[str, dict[str, dict]]) -> str:

@@ -95,7 +95,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"hglad {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["distil"], ["distill", "a.yaml"], ["evaluate", "a", "--data"]])
+@pytest.mark.parametrize("words", [[], ["distil"], ["distill"], ["evaluate", "a", "--data"]])
 def test_usage_errors_end_with_2(capsys, words):
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -122,6 +122,17 @@ def test_usage_errors_end_with_2(capsys, words):
         ("distill tiny.yaml --search single --prior a.safetensors --out o", "no prior at a.safetensors"),
         ("distill tiny.yaml --search pixels --out other", "other holds other files"),
         ("distill tiny.yaml --search pixels --out tiny.yaml", "cannot write tiny.yaml"),
+        ("distill tiny.yaml", "distill needs --out DIR"),
+        ("distill tiny.yaml --preset papers --out o", "unknown preset 'papers': did you mean 'paper'?"),
+        ("distill tiny.yaml --set steps=3 --out o", "--set 'steps=3': expected search.KEY=VALUE"),
+        ("distill tiny.yaml --set search.step=3 --out o", "unknown key 'search.step': did you mean 'steps'?"),
+        ("distill tiny.yaml --set search.stages=[1 --out o", "cannot read the value; expected YAML"),
+        ("distill tiny.yaml --set search.stages=[9] --explain", "split point 9 does not exist"),
+        ("distill tiny.yaml --set metric.name=features --out o", "did you mean 'feature'?"),
+        ("explore set --out o.html", "--keep-iterates"),
+        ("explore none --out o.html", "no file none/distilled.safetensors"),
+        ("tune tiny.yaml --trials 0", "tune.trials is 0: expected at least 1"),
+        ("tune tiny.yaml --objective dn", "unknown objective 'dn'"),
         ("run none.yaml", "cannot read none.yaml"),
         ("run tiny.yaml --only glad_baselin", "did you mean 'glad_baseline'?"),
         ("notebooks none.yaml --out o", "cannot read none.yaml"),
@@ -232,6 +243,54 @@ def test_a_set_follows_from_its_seed_and_leaves_nothing_else(place, capsys):
     assert not torch.equal(first.images, other.images)
     assert {path.name for path in place.iterdir()} >= {"a", "b", "c"}
     assert not [path for path in place.iterdir() if "state" in path.name or path.name.startswith(".tmp")]
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_the_stages_of_a_preset_are_explained_without_running_them(place, capsys, preset):
+    assert main(["distill", "tiny.yaml", "--preset", preset, "--explain"]) == 0
+    head, *rows, total = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["stage", "split"] and head.split()[-1] == "GFLOP"
+    expected = {"paper": ["latent", "L0_24_24", "pixels"], "released": ["L0_24_24", "L1_24_24", "L4_16_24"]}
+    names = [row.split()[1] for row in rows]
+    assert [names[0], names[1], names[-1]] == expected[preset]
+    assert total.split()[:2] == ["all", str(11 * len(rows))]
+    assert {path.name for path in place.iterdir()} == {"tiny.yaml", "typo.yaml", "torn.yaml", "set", "other"}
+
+
+def test_settings_of_the_command_line_come_last(place, capsys):
+    words = ["--preset", "paper", "--set", "search.steps=14", "--set", "search.stages=[2, 6]"]
+    assert main(["distill", "tiny.yaml", *words, "--explain"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[1] for row in rows[:-1]] == ["latent", "L1_24_24", "pixels"]
+    assert rows[-1].split()[1] == "14"
+
+
+def test_a_run_to_step_through(place, capsys):
+    words = ["--keep-iterates", "--set", "search.select_every=1", "--set", "metric.name=feature"]
+    made = distilled(capsys, "made", *words)
+    assert made.iterates.shape == (4, 10, 1, 16, 16) and made.card["settings"]["metric"]["name"] == "feature"
+    assert main(["explore", "made", "--out", "run.html"]) == 0
+    assert Path("run.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_state_of_another_run_is_begun_anew_when_told_so(place, capsys):
+    Path("made.state").write_text("not a state")
+    assert main(["distill", "tiny.yaml", "--search", "pixels", "--out", "made"]) == 1
+    assert "cannot read made.state" in capsys.readouterr().err
+    assert len(distilled(capsys, "made", "--restart").images) == 10
+
+
+def test_tuned_settings_are_printed_for_the_profile(place, capsys):
+    values = tiny_profile()
+    values["sets"]["searches"] = ["pixels"]
+    values["evaluation"]["training"]["epochs"] = 1
+    Path("pixels.yaml").write_text(yaml.safe_dump(values))
+    words = ["--trials", "2", "--seeds", "1", "--json", "tuning.json", "--results", "trials", "--cores", "1"]
+    assert main(["tune", "pixels.yaml", *words]) == 0
+    table, best = capsys.readouterr().out.split("best of each, for the profile:")
+    assert "the profile's own" in table and "lr_pixels" in table
+    found = yaml.safe_load(best)["surrogate"]["objectives"]["dm"]["tuned"]
+    assert found == json.loads(Path("tuning.json").read_text())["best"]["dm"]
 
 
 def test_samples_of_the_classes_asked_for(tmp_path, capsys):

@@ -190,6 +190,13 @@ def test_an_iterate_without_accuracy_is_named(tmp_path, small_digits):
     assert not (tmp_path / "page.html").exists()
 
 
+def test_rows_of_two_evaluations_are_not_mixed(tmp_path, small_digits):
+    make_set(classes=10).save(tmp_path / "set")
+    rows = pd.concat([make_rows([1.0] * 5).assign(key=key) for key in "ab"])
+    with pytest.raises(HgladError, match="got rows of 2 evaluations, expected 1"):
+        write_explorer(tmp_path / "set", tmp_path / "page.html", small_digits, rows)
+
+
 @pytest.mark.parametrize("card", [make_set().card, {"kind": "random", "seed": 0}])
 def test_a_set_without_iterates_says_how_to_keep_them(tmp_path, small_digits, card):
     replace(make_set(), iterates=None, card=card).save(tmp_path / "set")

@@ -1,0 +1,124 @@
+"""Tuning: the same budget for every search, no test image, and the best trial as a profile takes it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from hglad.data import DataSettings
+from hglad.distillation import load_real
+from hglad.errors import HgladError
+from hglad.experiments import layer_count
+from hglad.profile import Profile, changed, profile_from
+from hglad.results import Store
+from hglad.stages import KINDS
+from hglad.tasks import DistillTask
+from hglad.tuning import FIRST_SEED, TuningSettings, as_yaml, space, trial_table, tune
+
+NETWORK = {"name": "convnet", "depth": 1, "width": 4}
+TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
+BUDGET = TuningSettings(trials=3, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def profile(prior_file) -> Profile:
+    return profile_from(
+        profile="tiny", prior=prior_file, data={"name": "digits", "resolution": 8},
+        networks={"main": NETWORK},
+        surrogate={"network": NETWORK, "batch_real": 4, "augmentation": ""},
+        search={"steps": 6, "rates": "relative", "lr_features": 0.1, "lr_latents": 0.02, "lr_pixels": 0.1},
+        metric={"network": NETWORK, "training": TRAINING},
+        evaluation={"repeats": 1, "training": TRAINING},
+        sets={"objectives": ["dm"], "searches": list(KINDS), "ipc": [1], "seeds": [0]}, studies={},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result(profile, tmp_path_factory) -> dict:
+    return tune(profile, BUDGET, Store(tmp_path_factory.mktemp("tuning")), cores=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_profile_itself_is_the_first_trial_and_the_others_are_within_the_space(profile, kind):
+    trials = space(profile, "dm", kind, 40)
+    assert len(trials) == 40 and trials[0].changes == {}
+    last = layer_count(profile) - 1
+    rates = {"pixels": ["lr_pixels"], "single": ["lr_features", "lr_latents"]}.get(
+        kind, ["lr_features", "lr_latents", "lr_pixels"]
+    )
+    for trial in trials[1:]:
+        for key in rates:
+            assert 1 / 8.1 < trial.changes[key] / getattr(profile.search, key) < 8.1
+        if kind == "hierarchical":
+            assert trial.changes["stages"] in ([0, 1, 2, 3, 4], [0, 2, 4])
+            growth = [b / a for a, b in zip(*[trial.changes["shares"][i:] for i in (0, 1)], strict=False)]
+            assert all(0.49 < each < 2.01 for each in growth)
+    if kind == "single":
+        assert {trial.changes["layer"] for trial in trials[1:]} == set(range(last))
+    assert [t.changes for t in space(profile, "dm", kind, 40)] == [t.changes for t in trials]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_trial_is_a_search_that_can_be_planned(profile, kind):
+    for trial in space(profile, "dm", kind, 20):
+        for task in trial.tasks(profile, BUDGET):
+            stages = DistillTask(task.distilled)
+            assert stages.cost > 0 and task.distilled.kind == kind
+
+
+def test_trials_never_see_a_test_image(profile):
+    trial = space(profile, "dm", "pixels", 2)[1]
+    (first, second) = trial.tasks(profile, BUDGET)
+    whole = load_real(profile.data)
+    part = load_real(first.data)
+    assert first.data.holdout == BUDGET.holdout == first.distilled.data.holdout
+    assert len(part.train.images) + len(part.test.images) == len(whole.train.images)
+    together = torch.cat([part.train.images, part.test.images]).flatten(1).sort(dim=0).values
+    assert torch.equal(together, whole.train.images.flatten(1).sort(dim=0).values)
+    assert (first.seed, second.seed) == (FIRST_SEED, FIRST_SEED + 1)
+
+
+def test_a_held_out_part_gives_other_results_than_the_whole(profile):
+    whole = load_real(DataSettings("digits", resolution=8))
+    part = load_real(DataSettings("digits", resolution=8, holdout=0.5))
+    assert part.train.content_hash != whole.train.content_hash
+    assert torch.equal(part.train.mean, whole.train.mean)
+
+
+def test_every_search_has_the_same_budget(result):
+    counts = {}
+    for row in result["trials"]:
+        counts.setdefault(row["kind"], []).append((row["steps"], row["seeds"]))
+    assert list(counts) == list(KINDS) and all(found == [(6, 2)] * 3 for found in counts.values())
+    assert result["settings"] == {"trials": 3, "seeds": 2, "holdout": 0.25}
+
+
+def test_the_best_trial_is_the_one_with_the_highest_accuracy(result):
+    for kind in KINDS:
+        rows = [row for row in result["trials"] if row["kind"] == kind]
+        best = max(rows, key=lambda row: row["accuracy"])
+        assert result["best"]["dm"][kind] == best["changes"]
+    assert len(trial_table(result["trials"])) == 9
+
+
+def test_what_is_printed_goes_into_a_profile(profile, result):
+    objectives = yaml.safe_load(as_yaml(result["best"]))["surrogate"]["objectives"]
+    tuned = replace(profile, surrogate=changed(profile.surrogate, {"objectives": objectives}, ""))
+    for kind in KINDS:
+        found = tuned.searched("dm", kind)
+        for key, value in result["best"]["dm"][kind].items():
+            assert getattr(found, key) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_stopped_tuning_goes_on(profile, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    tune(profile, replace(BUDGET, trials=1), store, cores=1)
+    monkeypatch.setattr(DistillTask, "run", lambda *arguments: pytest.fail("computed again"))
+    tune(profile, replace(BUDGET, trials=1), store, cores=1)
+
+
+@pytest.mark.parametrize(("key", "value"), [("trials", 0), ("seeds", 0), ("holdout", 1.0), ("holdout", 0.0)])
+def test_an_impossible_budget_is_a_clear_error(key, value):
+    with pytest.raises(HgladError, match=f"tune.{key} is {value}: expected"):
+        TuningSettings(**{key: value})
