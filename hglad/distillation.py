@@ -232,6 +232,7 @@ def distill(
         "settings": to_dict(settings),
         "stages": [asdict(stage) for stage in run.stages],
         "stage_seconds": [round(seconds, 3) for seconds in progress.stage_seconds],
+        "measurement_seconds": sum(run.measuring) / max(1, len(run.measuring)),
         "boundaries": state.boundaries,
         "classes": len(data.train.classes),
         "distance": state.distance,

@@ -68,13 +68,15 @@ class Laboratory:
         return pd.DataFrame(rows)
 
     def step_seconds(self) -> pd.DataFrame:
-        """Seconds per step of the runs of the ablation: `objective`, `seed`, `seconds`."""
+        """Time in the runs of the ablation: `objective`, `seed`, `seconds` of a step, `measurement`."""
         rows = []
         for task in self.experiment.measures:
             card = self._card(task.settings)
             steps = sum(stage["steps"] for stage in card["stages"])
             marks = {"objective": task.settings.objective, "seed": task.settings.seed}
-            rows.append(marks | {"seconds": card["provenance"]["seconds"] / steps})
+            measurement, count = card["measurement_seconds"], len(card["history"])
+            seconds = (sum(card["stage_seconds"]) - measurement * count) / steps
+            rows.append(marks | {"seconds": seconds, "measurement": measurement})
         return pd.DataFrame(rows)
 
     def _first_measured(self) -> list[MeasureTask]:

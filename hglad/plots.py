@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
@@ -229,7 +229,7 @@ def distance_and_accuracy(distances: pd.DataFrame, metrics: Sequence[str], layer
             colour = [colours[layer] for layer in rows["layer"]]
             axes.scatter(rows[metric], rows["accuracy"], c=colour, marker=marker, s=14, linewidths=0)
         axes.set_xscale("log")
-        _plain_log_ticks(axes.xaxis)
+        _plain_log_ticks(axes.xaxis, few=True)
         axes.set(xlabel=fill(metric_label(metric), 34))
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
@@ -251,7 +251,7 @@ def effects(table: pd.DataFrame, base: str) -> Figure:
         base: what the zero line stands for.
     """
     objectives, variants = (list(dict.fromkeys(table[key])) for key in ("objective", "variant"))
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(variants)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.4 * len(variants)), layout="constrained")
     panels = figure.subplots(1, len(objectives), sharey=True, squeeze=False)[0]
     for axes, objective in zip(panels, objectives, strict=True):
         part = table[table["objective"] == objective].set_index("variant").loc[variants]
@@ -259,10 +259,11 @@ def effects(table: pd.DataFrame, base: str) -> Figure:
         axes.axvline(0, color="#555555", linewidth=1)
         marks = {"fmt": "D", "markersize": 5, "capsize": 3, "color": COLOURS["hierarchical"]}
         axes.errorbar(part["mean"], range(len(variants)), xerr=half, **marks)
-        axes.set(xlabel="points of test accuracy", title=f"{objective.upper()}: change from {base}")
+        axes.set(xlabel="points of test accuracy", title=f"{objective.upper()}: change from {base!r}")
         axes.grid(axis="x")
-    panels[0].set_yticks(range(len(variants)), variants)
+    panels[0].set_yticks(range(len(variants)), [fill(variant, 26) for variant in variants])
     panels[0].invert_yaxis()
+    sns.despine(figure)
     return figure
 
 
@@ -375,11 +376,15 @@ def _limit_to_percent(axes: Axes) -> None:
     axes.set_ylim(max(low, 0), min(high, 101))
 
 
-def _plain_log_ticks(axis) -> None:
-    """Ticks at 0.2, 0.5, 1, ... on a logarithmic axis, closer ones where it spans little."""
+def _plain_log_ticks(axis, few: bool = False) -> None:
+    """Ticks at 0.2, 0.5, 1, ... on a logarithmic axis, closer ones where it spans little; `few` if narrow."""
     low, high = axis.get_view_interval()
     steps = (1, 2, 5) if high > 8 * low else range(1, 10) if high > 2 * low else np.arange(1, 10, 0.5)
-    axis.set_major_locator(LogLocator(subs=steps))
+    if few:
+        locator = LogLocator(subs=(1, 3)) if high > 8 * low else MaxNLocator(3)
+    else:
+        locator = LogLocator(subs=steps)
+    axis.set_major_locator(locator)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -1,5 +1,6 @@
 """The one loop: pixels, a single layer (GLaD) and the hierarchy (H-GLaD) are rows in a table of stages."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -51,6 +52,8 @@ class Search:
         self.finite = FiniteCheck(objective.name, LOOK_EVERY if labels.is_cuda else 1, objective.rates)
         self.stages = plan_stages(kind, settings, prior.layers, flops)
         self.pullback = Pullback(prior, settings.memory)
+        self.measuring: list[float] = []
+        """Seconds of each measurement of an iterate in this process, decoding included."""
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
         """Yield the state after every step (and at the start of every stage), from the start or from `state`.
@@ -197,10 +200,12 @@ class Search:
     @torch.no_grad()
     def _measure(self, state: SearchState) -> SearchState:
         """Note the distance of this iterate and keep a copy of it if it is the best."""
+        begin = time.perf_counter()
         images = self.prior.decode(state.latents, self.stages[state.stage].layer).detach().clone()
         self.finite.note(*self._place(state), images, torch.zeros((), device=images.device), images)
         self.finite.look()
         distance = self.metric(images, self.labels)
+        self.measuring.append(time.perf_counter() - begin)
         state = replace(state, decoded=images, history=(*state.history, (state.stage, state.step, distance)))
         newest = self.settings.selection == "last"
         if newest or distance < state.stage_distance:

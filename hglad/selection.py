@@ -16,6 +16,7 @@ from hglad.results import paired, summarise
 
 RUN = ["objective", "seed"]  # what makes a run
 RESAMPLES = 9999
+MEASUREMENT = "one measurement in the search, decoding included"
 
 
 def fresh(distances: pd.DataFrame) -> pd.DataFrame:
@@ -104,8 +105,10 @@ def cost_table(seconds: pd.DataFrame, steps: pd.DataFrame) -> Table:
 
     Args:
         seconds: rows of `Laboratory.metric_seconds`.
-        steps: `objective`, `seed`, `seconds` of a step of the search.
+        steps: rows of `Laboratory.step_seconds`.
     """
+    whole = steps.assign(metric=MEASUREMENT, seconds=steps["measurement"])
+    seconds = pd.concat([seconds, whole[seconds.columns]], ignore_index=True)
     table = seconds.merge(steps, on=RUN, suffixes=("", "_step"))
     table["share"] = 100 * table["seconds"] / (10 * table["seconds_step"])
     means = table.groupby(["metric", "objective"], sort=False)[["seconds", "seconds_step", "share"]].mean()

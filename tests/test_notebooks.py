@@ -198,7 +198,7 @@ def test_result_tables_have_the_expected_rows(smoke):
     assert [row[0] for row in cost] == ["pixels", "GLaD", "H-GLaD"]
     candidates, correlations, seconds, choices, parts = first[NAMES[3]]
     assert [row[:2] for row in candidates] == [["DM", "1"]]
-    assert [row[1] for row in correlations] == ["all stages", "last stage"] * 6 and len(seconds) == 6
+    assert [row[1] for row in correlations] == ["all stages", "last stage"] * 6 and len(seconds) == 7
     assert [row[1] for row in choices][:: len(choices) - 1] == ["last iterate", "best measured (oracle)"]
     assert [row[0] for row in parts][0] == PAPER and len(parts) == 9
     effects, boundaries, schedules = first[NAMES[5]]

@@ -89,9 +89,10 @@ def test_effects_as_a_table_and_in_words():
 
 def test_the_cost_of_a_call_is_shared_by_ten_steps():
     seconds = pd.DataFrame({"metric": "feature", "objective": "dm", "seed": [0, 1], "seconds": [0.01, 0.03]})
-    steps = pd.DataFrame({"objective": "dm", "seed": [0, 1], "seconds": [0.1, 0.1]})
-    row = selection.cost_table(seconds, steps).frame.iloc[0]
-    assert list(row)[2:] == ["20", "100", "2 %"]
+    steps = pd.DataFrame({"objective": "dm", "seed": [0, 1], "seconds": [0.1, 0.1], "measurement": 0.04})
+    table = selection.cost_table(seconds, steps).frame
+    assert list(table.iloc[0])[2:] == ["20", "100", "2 %"]
+    assert list(table.iloc[1])[2:] == ["40", "100", "4 %"] and "decoding" in table.iloc[1]["metric"]
 
 
 def test_candidates_are_counted_by_objective():
