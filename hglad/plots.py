@@ -179,13 +179,7 @@ def distance_over_steps(history: pd.DataFrame, stages: Sequence[Stage], distance
     figure, ((axes, _),) = _panels(history, height=3.4)
     starts = np.cumsum([0, *(stage.steps for stage in stages)])
     _shade_stages(axes, stages, starts)
-    seeds = sorted(history["seed"].unique())
-    for seed, colour in zip(seeds, sns.color_palette("viridis", len(seeds)), strict=True):
-        part = history[history["seed"] == seed]
-        x = starts[part["stage"]] + part["step"]
-        axes.plot(x, part["distance"], color=colour, linewidth=1.3, label=f"seed {seed}")
-        best = part["selected"]
-        axes.plot(x[best], part["distance"][best], "o", color=colour, clip_on=False, zorder=3, **SELECTED)
+    _seed_curves(axes, history, starts, "distance")
     axes.plot([], [], "o", color="white", label="selected", **SELECTED)
     axes.set_yscale("log")
     _plain_log_ticks(axes.yaxis)

@@ -12,6 +12,8 @@ RATES = {"dc": (1.0, 0.001), "dm": (10.0, 0.01), "mtt": (10_000.0, 10.0)}
 """Published rates of f (and pixels) and of w, for StyleGAN-XL at 128 pixels."""
 RELEASED_STEPS = {"dc": 101, "dm": 11, "mtt": 101}
 """Steps of each stage in the released code, whose loops begin at 0 and include the last number."""
+EVEN = {"budget": "steps", "shares": [], "stage_lr_f": [], "stage_lr_w": []}
+"""No stage is longer or faster than another."""
 
 
 def paper(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
@@ -33,7 +35,8 @@ def paper(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
             "selection": "metric",
             "stage_start": "best",
             "styles": "kept",
-        },
+        }
+        | EVEN,
         "metric": {"name": "class_relevant", "options": {}},
     }
 
@@ -57,7 +60,8 @@ def released(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
             "selection": "last",
             "stage_start": "last",
             "styles": "kept",
-        },
+        }
+        | EVEN,
         "metric": {"name": "released_feature", "options": {}},
     }
 

@@ -360,6 +360,13 @@ def best_of_stages(card: dict) -> dict[str, int]:
     return {card["stages"][stage]["name"]: int(index) for stage, index in best.items()}
 
 
+def last_of_stages(card: dict) -> dict[str, int]:
+    """Index of the last iterate of each stage, by the name of its split layer."""
+    history = pd.DataFrame(card["history"], columns=["stage", "step", "distance"])
+    last = history.groupby("stage")["step"].idxmax()
+    return {card["stages"][stage]["name"]: int(index) for stage, index in last.items()}
+
+
 def cost_table(cards: Iterable[dict]) -> Table:
     """Steps, generator's work and seconds per run of each search and ipc: means over the runs."""
     rows = [

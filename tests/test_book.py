@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hglad.cli import main
 from hglad.priors import load_prior
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,6 +200,13 @@ def test_the_layers_on_the_page_are_those_of_the_generator():
     assert [line.rstrip() for line in listed.splitlines()] == [
         line.rstrip() for line in page.split("```text\n")[1].split("```")[0].splitlines()
     ]
+
+
+def test_the_stages_on_the_page_are_those_that_the_command_prints(capsys):
+    page = (ROOT / "book" / "search.md").read_text()
+    words = page.split("```bash\nhglad ")[1].split("\n")[0].split()
+    assert words[-1] == "--explain" and main([words[0], str(ROOT / words[1]), *words[2:]]) == 0
+    assert page.split("```text\n")[1].split("```")[0] == capsys.readouterr().out
 
 
 def test_the_recipe_on_the_page_is_the_shipped_one():

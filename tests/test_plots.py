@@ -1,6 +1,7 @@
 """The figures show the numbers they are given, in one colour per method, and are the same bytes each time."""
 
 import io
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -229,6 +230,26 @@ def test_differences_are_paired_with_the_baseline_too():
 def test_verdict_follows_from_the_interval(mean, low, high, seeds, expected):
     estimate = pd.Series({"mean": mean, "low": low, "high": high, "seeds": seeds})
     assert report.verdict("x", estimate).endswith(expected)
+
+
+def test_the_plan_of_a_run_adds_up_its_steps_and_its_work():
+    stages = [Stage(0, "latent", 3, 0.0, 0.1, 2e9), Stage(1, "L0", 4, 5.0, 0.1, 1e9), *STAGES[-1:]]
+    stages[-1] = replace(stages[-1], steps=2, flops=0.0)
+    plan = report.stage_plan(stages, images=10)
+    assert list(plan["GFLOP"]) == ["60", "40", "0", "100"] and plan["steps"].iloc[-1] == 9
+    assert plan["rate of f"].iloc[0] == "–" and plan["GFLOP a step"].iloc[1] == "10"
+
+
+def test_changes_at_a_boundary_are_averaged_over_runs():
+    stages = [{"name": "L0"}, {"name": "L1"}]
+    cards = [
+        {"stages": stages, "boundaries": [[0, 0.1, 0, 0.02], [1, 0.0, 3, 0.0]]},
+        {"stages": stages, "boundaries": [[0, 0.3, 1, 0.04], [1, 0.0, 0, 0.0]]},
+    ]
+    assert report.boundary_table(cards).frame.values.tolist() == [
+        ["L0", "20.00", "1", "0.0300", "0.0400"],
+        ["L1", "0.00", "3", "0.0000", "0.0000"],
+    ]
 
 
 def test_gap_is_main_minus_mean_of_the_others():
