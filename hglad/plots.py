@@ -277,7 +277,8 @@ def chosen_accuracy(choices: pd.DataFrame) -> Figure:
     for x, rule in enumerate(rules):
         rows = choices[choices["rule"] == rule].assign(method=rule)
         _estimate(axes, x, rows, COLOURS["full"] if x == len(rules) - 1 else COLOURS["hierarchical"])
-    axes.set_xticks(range(len(rules)), [fill(rule, 18) for rule in rules])
+    width = max(11, 92 // len(rules))  # characters that stand below a rule
+    axes.set_xticks(range(len(rules)), [fill(rule, width) for rule in rules], fontsize=8)
     axes.set(ylabel=ACCURACY, xlim=(-0.5, len(rules) - 0.5))
     _limit_to_percent(axes)
     return _finish(figure)

@@ -35,6 +35,7 @@ def paper(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
             "selection": "metric",
             "stage_start": "best",
             "styles": "kept",
+            "normalise_generated": True,
         }
         | EVEN,
         "metric": {"name": "class_relevant", "options": {}},
@@ -47,7 +48,8 @@ def released(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
     Its stages run from the first layer to the one before the last: neither the latents alone nor pixels. Its
     history of iterates keeps references to tensors that the optimiser changes in place, so that its best
     iterate is always the last, whatever the distance says; the distance itself compares features of different
-    untrained networks. Averaged latents are off unless asked for.
+    untrained networks. Generated images are not normalised, real ones are. Averaged latents are off unless
+    asked for.
 
     See `paper` for arguments and result.
     """
@@ -60,6 +62,7 @@ def released(split_points: int, ipc: int = 1) -> dict[str, dict[str, Any]]:
             "selection": "last",
             "stage_start": "last",
             "styles": "kept",
+            "normalise_generated": False,
         }
         | EVEN,
         "metric": {"name": "released_feature", "options": {}},

@@ -63,7 +63,7 @@ def test_all_behaviours_together_are_the_released_code():
     *_, last = audit(len(LAYERS))
     theirs = released(len(LAYERS))
     assert last.name == RELEASED and last.metric == theirs["metric"]
-    assert last.search == theirs["search"] | {"normalise_generated": False}
+    assert last.search == theirs["search"]
     settings, _ = resolved(last)
     table = plan_stages("hierarchical", replace(settings, steps=9), LAYERS)
     assert [stage.name for stage in table] == ["L0", "L1", "L2"]
