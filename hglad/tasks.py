@@ -146,9 +146,9 @@ class DistillTask:
         s = self.settings
         images = s.ipc * len(load_real(s.data).train.classes)
         through_generator = 0 if s.kind == "pixels" else 40
-        return s.search.steps * (images * (3 + through_generator) + self._matching(images))
+        return s.search.steps * (images * (3 + through_generator) + self.matching(images))
 
-    def _matching(self, images: int) -> float:
+    def matching(self, images: int) -> float:
         """Images through the surrogate per step: F forward, 2 F backward, 9 F for a second derivative."""
         s, real = self.settings, self.settings.surrogate.batch_real * images / self.settings.ipc
         if s.objective == "mtt":
@@ -284,7 +284,11 @@ class MeasureTask:
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        return len(self.names) * len(load_real(self.settings.data).train.images)
+        s, real = self.settings, load_real(self.settings.data).train
+        images = s.ipc * len(real.classes)
+        calls = {"accuracy": 300 * images, "loss": 4 * DistillTask(s).matching(images)}  # 100 epochs, 4 steps
+        iterates = 1 + s.search.steps // s.search.select_every
+        return sum(len(real.images) + iterates * calls.get(name, images) for name in self.names)
 
     def done(self, store: Store) -> bool:
         """Whether the result is there."""

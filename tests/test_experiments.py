@@ -11,7 +11,9 @@ import torch
 import yaml
 from joblib.externals.loky import get_reusable_executor
 
+from hglad.ablations import RELEASED, audit
 from hglad.data import DataSettings
+from hglad.distillation import load_real
 from hglad.errors import HgladError
 from hglad.experiments import (
     EXPERIMENTS,
@@ -20,11 +22,20 @@ from hglad.experiments import (
     plan,
 )
 from hglad.laboratory import Laboratory
+from hglad.metrics import create_metric
 from hglad.paths import PROJECT
 from hglad.profile import Profile, read_profile
 from hglad.results import Store
 from hglad.storage import read_json
-from hglad.tasks import ClassifierTask, DistillTask, EvaluateTask, MeasureTask, required, run_all
+from hglad.tasks import (
+    ClassifierTask,
+    DistillTask,
+    EvaluateTask,
+    MeasureTask,
+    load_classifier,
+    required,
+    run_all,
+)
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -121,7 +132,7 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     tasks = plan(digits_profile)
     assert len({task.key for task in tasks}) == len(tasks)
     seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
-    others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.search.layer}
+    others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.searched("dm", "single").layer}
     swept = (len(others) + 3) * digits_profile.studies.sweep_seeds  # 3 layers of the further generator
     assert len(of_kind(tasks, ClassifierTask)) == 1
     objectives = digits_profile.studies.matching_seeds * (len(digits_profile.objectives) - 1)  # dm is there
@@ -389,3 +400,83 @@ def test_the_distances_kept_for_the_ablation_are_those_of_the_search(tasks, undi
         searched = [distance for _, _, distance in card["history"]]
         assert list(kept) == ["class_relevant", "feature"] and len(kept["feature"]) == len(searched)
         assert kept["class_relevant"] == pytest.approx(searched, rel=0.1)  # iterates are kept as uint8
+
+
+# What a notebook takes from the results
+
+
+@pytest.fixture(scope="module")
+def ablation(profile, undisturbed) -> Laboratory:
+    return Laboratory(profile, undisturbed, EXPERIMENTS["metric_ablation"](profile))
+
+
+def test_the_history_of_a_run_marks_the_selected_iterate(ablation):
+    history = ablation.iterate_history(ablation.distances(["class_relevant"]))
+    assert history.groupby("seed")["selected"].sum().tolist() == [1, 1]
+    for seed, run in history.groupby("seed"):
+        card = ablation.distilled("hierarchical", seed=seed).card
+        chosen = run[run["selected"]].iloc[0]
+        assert (chosen["stage"], chosen["step"]) == (card["best"]["stage"], card["best"]["step"])
+    layers = [stage.layer for stage in ablation.stages()]
+    assert list(history["layer"]) == [layers[stage] for stage in history["stage"]] and layers == [1, 4]
+
+
+def test_times_are_kept_for_every_metric_and_step(ablation):
+    seconds = ablation.metric_seconds()
+    assert set(seconds["metric"]) == {"class_relevant", "feature"} and (seconds["seconds"] > 0).all()
+    steps = ablation.step_seconds()
+    assert len(steps) == 2 and (steps[["seconds", "measurement"]] > 0).all(axis=None)
+
+
+def test_the_winning_stage_of_a_class_has_its_smallest_distance(ablation):
+    table = ablation.winning_stages()
+    assert list(table.index) == ["seed 0", "seed 1"] and list(table) == list(ablation.classes)
+    distilled = ablation.distilled("hierarchical", seed=1)
+    classifier = load_classifier(
+        DistillTask(ablation.experiment.measures[1].settings).classifier, ablation.store
+    )
+    metric = create_metric("class_relevant", load_real(ablation.profile.data).train, classifier=classifier)
+    images = distilled.iterates.float() / 255
+    by_class = torch.stack([metric.by_class(each, distilled.labels) for each in images])
+    stages = [stage for stage, *_ in distilled.card["history"]]
+    assert [stages[index] for index in by_class.argmin(dim=0)] == list(table.loc["seed 1"])
+
+
+def test_real_images_are_shown_only_where_they_may_be(ablation):
+    images, maps = ablation.activations()
+    assert list(images) == list(maps) == ["real", "distilled"]
+    assert maps["real"].shape[0] == 10 and 0 <= float(maps["real"].min()) <= float(maps["real"].max()) <= 1
+    hidden = replace(ablation.profile, data=replace(ablation.profile.data, show=False))
+    assert list(replace(ablation, profile=hidden).activations()[0]) == ["distilled"]
+
+
+def test_variants_come_with_rows_cards_and_images(profile, undisturbed):
+    laboratory = Laboratory(profile, undisturbed, EXPERIMENTS["paper_vs_code"](profile))
+    names = [variant.name for variant in audit(layer_count(profile))]
+    rows = laboratory.variant_rows
+    assert list(dict.fromkeys(rows["variant"])) == names and set(rows["seed"]) == {0}
+    cards = laboratory.variant_cards()
+    assert list(cards) == names == list(laboratory.variant_images())
+    for variant in audit(layer_count(profile)):
+        (card,) = cards[variant.name]
+        for key, value in variant.search.items():
+            assert card["settings"]["search"][key] == value
+        assert card["settings"]["metric"]["name"] == variant.metric["name"]
+    last = cards[RELEASED][0]
+    assert [last["best"]["stage"], last["best"]["step"]] == last["history"][-1][:2]
+
+
+def test_the_layer_of_glad_is_that_of_its_objective(profile):
+    tuned = {"dm": {"tuned": {"single": {"layer": 3, "lr_features": 0.5}, "pixels": {"lr_pixels": 0.7}}}}
+    changed = replace(profile, surrogate=replace(profile.surrogate, objectives=tuned))
+    assert changed.searched("dm", "single").layer == 3 and changed.searched("dc", "single").layer == 2
+    tasks = of_kind(plan(changed, "hierarchical_search"), DistillTask)
+    rates = {(t.settings.kind, t.settings.search.lr_features, t.settings.search.lr_pixels) for t in tasks}
+    assert rates == {("pixels", 0.1, 0.7), ("single", 0.5, 0.1), ("hierarchical", 0.1, 0.1)}
+
+
+def test_an_objective_may_take_fewer_images_per_class(profile):
+    objectives = profile.objectives | {"dm": {"ipc": [2]}}
+    part = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+    tasks = of_kind(plan(part, "hierarchical_search"), EvaluateTask)
+    assert {task.ipc for task in tasks if task.distilled} == {2}
