@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from hglad.cli import main
+from hglad.experiments import metric_ablation
 from hglad.priors import load_prior
+from hglad.profile import read_profile
+from hglad.results import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADING = {  # attributes that make a browser fetch something when the page opens
@@ -207,6 +210,15 @@ def test_the_stages_on_the_page_are_those_that_the_command_prints(capsys):
     words = page.split("```bash\nhglad ")[1].split("\n")[0].split()
     assert words[-1] == "--explain" and main([words[0], str(ROOT / words[1]), *words[2:]]) == 0
     assert page.split("```text\n")[1].split("```")[0] == capsys.readouterr().out
+
+
+def test_the_run_to_step_through_is_one_of_the_committed_results(tmp_path):
+    profile = read_profile(ROOT / "configs" / "digits-search.yaml")
+    first, store = metric_ablation(profile).evaluations[0], Store(ROOT / "data/results/digits-search")
+    folder = store.set_folder(first.distilled.fingerprint)
+    words = ["explore", str(folder), "--rows", str(store.evaluation_file(first.key))]
+    assert main([*words, "--out", str(tmp_path / "explorer.html")]) == 0
+    assert (tmp_path / "explorer.html").read_text() == (ROOT / "book/_static/explorer.html").read_text()
 
 
 def test_the_recipe_on_the_page_is_the_shipped_one():
