@@ -4,7 +4,7 @@ Interval of a mean over runs: percentile bootstrap over the runs, so that the ma
 once. Difference between two searches: t interval over the seeds that both have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -209,6 +209,26 @@ def _difference(row: pd.Series) -> str:
     mean = f"{row['mean']:+.1f}"
     interval = "" if row["seeds"] < 2 else f" ({row['low']:+.1f} to {row['high']:+.1f})"
     return f"{mean}{interval}".replace("-", "−")
+
+
+def start_table(cards: Mapping[str, Iterable[dict]]) -> Table:
+    """Runs of each variant whose selected iterate is the very first one, before any step.
+
+    Args:
+        cards: cards of distilled sets by variant.
+    """
+    rows = [
+        {"variant": variant, "objective": card["settings"]["objective"].upper(), "kept": _is_start(card)}
+        for variant, runs in cards.items()
+        for card in runs
+    ]
+    counts = pd.DataFrame(rows).groupby(["variant", "objective"], sort=False)["kept"].agg(["sum", "count"])
+    cells = counts.apply(lambda row: f"{row['sum']:.0f} of {row['count']:.0f}", axis=1).unstack(sort=False)
+    return Table(cells.rename_axis(index=None, columns=None).reset_index(names=""))
+
+
+def _is_start(card: dict) -> bool:
+    return (card["best"]["stage"], card["best"]["step"]) == (0, 0)
 
 
 def effect_verdicts(table: pd.DataFrame) -> Sentences:

@@ -196,13 +196,14 @@ def test_result_tables_have_the_expected_rows(smoke):
         f"H-GLaD − {other}" for other in ("GLaD", "pixels", "random real")
     ]
     assert [row[0] for row in cost] == ["pixels", "GLaD", "H-GLaD"]
-    candidates, correlations, seconds, choices, parts = first[NAMES[3]]
+    candidates, correlations, seconds, choices, parts, starts = first[NAMES[3]]
     assert [row[:2] for row in candidates] == [["DM", "1"]]
     assert [row[1] for row in correlations] == ["all stages", "last stage"] * 6 and len(seconds) == 7
     assert [row[1] for row in choices][:: len(choices) - 1] == ["last iterate", "best measured (oracle)"]
-    assert [row[0] for row in parts][0] == PAPER and len(parts) == 9
-    effects, boundaries, schedules = first[NAMES[5]]
+    assert [row[0] for row in parts][0] == PAPER and len(parts) == len(starts) == 9
+    effects, kept, boundaries, schedules = first[NAMES[5]]
     assert [row[0] for row in effects][:: len(effects) - 1] == [PAPER, RELEASED]
+    assert [row[0] for row in kept] == [row[0] for row in effects]
     assert [row[0] for row in boundaries] == list(layer_names(read_profile(SMOKE)))[1:-1]
     assert [row[1] for row in schedules] == ["GLaD", "H-GLaD, paper", "H-GLaD, released"]
     networks, gaps = first[NAMES[4]]

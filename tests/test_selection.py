@@ -100,3 +100,13 @@ def test_candidates_are_counted_by_objective():
     assert table.iloc[0].to_dict() == {
         "objective": "DM", "runs": 2, "stages": 2, "candidates": 8, "test accuracy (%)": "20.0 to 71.0",
     }  # fmt: skip
+
+
+def test_runs_that_kept_their_first_iterate_are_counted():
+    def card(objective: str, stage: int, step: int) -> dict:
+        return {"settings": {"objective": objective}, "best": {"stage": stage, "step": step}}
+
+    cards = {"all": [card("dm", 0, 0), card("dm", 1, 0), card("dc", 0, 0)], "less": [card("dm", 0, 3)]}
+    table = selection.start_table(cards).frame
+    assert table.iloc[0].tolist() == ["all", "1 of 2", "1 of 1"]
+    assert table.iloc[1]["DM"] == "0 of 1"
