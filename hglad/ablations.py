@@ -24,10 +24,18 @@ class Variant:
     """Changes to `search`."""
     metric: dict[str, Any] = field(default_factory=dict)
     """Changes to `metric`."""
+    kind: str = "hierarchical"
+    """Kind of search."""
+    rates_of: str = "hierarchical"
+    """Kind of search whose rates it takes."""
 
 
 def parts(split_points: int, ipc: int = 1) -> list[Variant]:
-    """The paper's search, then without one of its parts each."""
+    """The paper's search, then without one of its parts each, then without the hierarchy.
+
+    The last two keep start and selection: one layer of the generator only, and pixels only, which start from
+    the generator's images.
+    """
     whole = paper(split_points, ipc)
     stages = whole["search"]["stages"]
     changes = {
@@ -41,7 +49,12 @@ def parts(split_points: int, ipc: int = 1) -> list[Variant]:
         "no class weighting": {"metric": {"name": "feature"}},
         "untrained features": {"metric": {"name": "random_feature"}},
     }
-    return [_changed(name, whole, change) for name, change in changes.items()]
+    flat = {"latent_stage": False, "stages": [split_points - 1]}
+    return [
+        *(_changed(name, whole, change) for name, change in changes.items()),
+        Variant("GLaD's layer alone", whole["search"], whole["metric"], "single", "single"),
+        Variant("pixels alone", whole["search"] | flat, whole["metric"], rates_of="pixels"),
+    ]
 
 
 def audit(split_points: int, ipc: int = 1) -> list[Variant]:

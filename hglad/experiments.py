@@ -16,6 +16,8 @@ from hglad.results import Store
 from hglad.settings import suggestion
 from hglad.tasks import EvaluateTask, MeasureTask, required
 
+RATES = ("lr_features", "lr_latents", "lr_pixels")
+
 
 @dataclass
 class Experiment:
@@ -186,9 +188,11 @@ def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds
     tasks = []
     for objective in profile.sets["objectives"]:
         for variant in make(layer_count(profile), ipc) if seeds else []:
-            own = {"search": variant.search, "metric": variant.metric, "keep_iterates": False}
+            rates = profile.searched(objective, variant.rates_of)
+            search = {key: getattr(rates, key) for key in RATES} | variant.search
+            own = {"search": search, "metric": variant.metric, "keep_iterates": False}
             for seed in profile.sets["seeds"][:seeds]:
-                settings = _distilled(profile, objective, "hierarchical", ipc, seed, **own)
+                settings = _distilled(profile, objective, variant.kind, ipc, seed, **own)
                 tasks.append(replace(evaluation_of(profile, settings, network), variant=variant.name))
     return tasks
 

@@ -1,6 +1,5 @@
 """An experiment whose results are all there: where a notebook takes its tables and figures from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +21,11 @@ from hglad.storage import read_json
 from hglad.tasks import DistillTask, MeasureTask, load_classifier, run_all
 
 
+def _column(metric: str) -> str:
+    """Name of a metric's column: the one that measures an accuracy gives an error, of other images."""
+    return "held_out_error" if metric == "accuracy" else metric
+
+
 @dataclass(frozen=True)
 class Laboratory:
     """An experiment whose results are all there: where a notebook takes its tables and figures from."""
@@ -35,12 +39,17 @@ class Laboratory:
         """Tidy rows of the experiment."""
         return self.experiment.rows(self.store)
 
-    def distances(self, metrics: Sequence[str]) -> pd.DataFrame:
-        """Distance of every evaluated iterate of the ablation by each metric, with its mean accuracy.
+    @property
+    def metrics(self) -> list[str]:
+        """Columns of `distances`: the profile's metric, then those that are compared with it."""
+        return [_column(name) for name in (self.profile.metric.name, *self.profile.metric.compared)]
+
+    def distances(self) -> pd.DataFrame:
+        """Distance of every evaluated iterate of the ablation by each metric, with its mean test accuracy.
 
         Returns:
             One row per iterate: objective, seed, iterate, stage (index), layer (split point), step, accuracy,
-            and one column per metric.
+            and the columns `metrics`.
         """
         keys = ["objective", "seed", "iterate", "stage", "step"]
         means = self.rows.groupby(keys, sort=False)["accuracy"].mean().reset_index()
@@ -51,7 +60,9 @@ class Laboratory:
             ]
             layers = [stage["layer"] for stage in self._card(task.settings)["stages"]]
             found = read_json(self.store.distances_file(task.key))["distances"]
-            columns = {name: [found[name][index] for index in run["iterate"]] for name in metrics}
+            columns = {
+                _column(name): [values[index] for index in run["iterate"]] for name, values in found.items()
+            }
             parts.append(run.assign(layer=[layers[stage] for stage in run["stage"]], **columns))
         return pd.concat(parts, ignore_index=True)
 
@@ -64,7 +75,7 @@ class Laboratory:
         for task in self.experiment.measures:
             marks = {"objective": task.settings.objective, "seed": task.settings.seed}
             seconds = read_json(self.store.distances_file(task.key))["seconds"]
-            rows += [marks | {"metric": name, "seconds": value} for name, value in seconds.items()]
+            rows += [marks | {"metric": _column(name), "seconds": value} for name, value in seconds.items()]
         return pd.DataFrame(rows)
 
     def step_seconds(self) -> pd.DataFrame:
@@ -97,7 +108,7 @@ class Laboratory:
             (best[row["seed"]]["stage"], best[row["seed"]]["step"]) == (row["stage"], row["step"])
             for _, row in rows.iterrows()
         ]
-        return rows.assign(distance=rows[self.profile.metric.name], selected=chosen)
+        return rows.assign(distance=rows[self.metrics[0]], selected=chosen)
 
     def winning_stages(self) -> pd.DataFrame:
         """Stage with the smallest distance of each class: a row per run, a column per class."""

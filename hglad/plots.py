@@ -47,7 +47,7 @@ METRIC_LABELS = {
     "random_feature": "distance of untrained features",
     "released_feature": "distance as released",
     "loss": "matching loss, fixed draws",
-    "accuracy": "error on held-out training images (%)",
+    "held_out_error": "error on held-out training images (%)",
 }
 OBJECTIVE_LABELS = {
     "": LABELS["random"],
@@ -263,24 +263,28 @@ def effects(table: pd.DataFrame, base: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def chosen_accuracy(choices: pd.DataFrame) -> Figure:
-    """Accuracy of the iterate that each rule picks; a thin line joins what belongs to one run.
+    """Accuracy of the iterate that each rule picks, a panel per objective; a thin line joins each run.
 
     Args:
-        choices: `rule`, `seed` (a name of the run), `accuracy`, rules in the order of the axis.
+        choices: `rule`, `objective`, `seed` (a name of the run), `accuracy`, rules in the order of the axis.
     """
-    rules = list(dict.fromkeys(choices["rule"]))
-    figure, ((axes, _),) = _panels(choices, height=3.2)
-    for _, run in choices.groupby("seed"):
-        axes.plot(
-            [rules.index(rule) for rule in run["rule"]], run["accuracy"], color="#bbbbbb", linewidth=0.8
-        )
-    for x, rule in enumerate(rules):
-        rows = choices[choices["rule"] == rule].assign(method=rule)
-        _estimate(axes, x, rows, COLOURS["full"] if x == len(rules) - 1 else COLOURS["hierarchical"])
+    rules, objectives = (list(dict.fromkeys(choices[key])) for key in ("rule", "objective"))
+    figure = Figure(figsize=(WIDTH, 0.8 + 2.4 * len(objectives)), layout="constrained")
+    panels = figure.subplots(len(objectives), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, objective in zip(panels, objectives, strict=True):
+        part = choices[choices["objective"] == objective]
+        for _, run in part.groupby("seed"):
+            places = [rules.index(rule) for rule in run["rule"]]
+            axes.plot(places, run["accuracy"], color="#bbbbbb", linewidth=0.8)
+        for x, rule in enumerate(rules):
+            rows = part[part["rule"] == rule].assign(method=rule)
+            _estimate(axes, x, rows, COLOURS["full"] if x == len(rules) - 1 else COLOURS["hierarchical"])
+        axes.set(ylabel=ACCURACY, xlim=(-0.5, len(rules) - 0.5))
+        if len(objectives) > 1:
+            axes.set_title(objective.upper())
+        _limit_to_percent(axes)
     width = max(11, 92 // len(rules))  # characters that stand below a rule
-    axes.set_xticks(range(len(rules)), [fill(rule, width) for rule in rules], fontsize=8)
-    axes.set(ylabel=ACCURACY, xlim=(-0.5, len(rules) - 0.5))
-    _limit_to_percent(axes)
+    panels[-1].set_xticks(range(len(rules)), [fill(rule, width) for rule in rules], fontsize=8)
     return _finish(figure)
 
 

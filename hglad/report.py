@@ -210,7 +210,7 @@ def difference_table(table: pd.DataFrame) -> Table:
     cells = {
         "ipc": table["ipc"].map("{:.0f}".format),
         "difference": [_comparison(row) for _, row in table.iterrows()],
-        "mean (points)": table["mean"].map(_signed),
+        "mean (points)": table["mean"].map(signed),
         "95 % interval": [_interval(row) for _, row in table.iterrows()],
         "seeds": table["seeds"],
     }
@@ -238,7 +238,7 @@ def verdict(name: str, estimate: pd.Series) -> str:
         name: what is estimated.
         estimate: `mean`, `low`, `high` and `seeds`.
     """
-    text = f"{name} = {_signed(estimate['mean'])} points"
+    text = f"{name} = {signed(estimate['mean'])} points"
     if estimate["seeds"] < 2:
         return f"{text}; one seed, no interval."
     excludes = estimate["low"] > 0 or estimate["high"] < 0
@@ -251,10 +251,10 @@ def _comparison(row: pd.Series) -> str:
 
 
 def _interval(row: pd.Series) -> str:
-    return NONE if row["seeds"] < 2 else f"{_signed(row['low'])} to {_signed(row['high'])}"
+    return NONE if row["seeds"] < 2 else f"{signed(row['low'])} to {signed(row['high'])}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     """One digit with a typographic minus; what rounds to zero has no sign."""
     text = f"{value:+.1f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
@@ -423,7 +423,7 @@ def gap_table(gaps: pd.DataFrame) -> Table:
     gaps = gaps.sort_values("method", key=lambda names: names.map(list(LABELS).index), kind="stable")
     cells = {
         "method": [_method_name(row["objective"], row["method"], many) for _, row in gaps.iterrows()],
-        "gap (points)": gaps["mean"].map(_signed),
+        "gap (points)": gaps["mean"].map(signed),
         "95 % interval": [_interval(row) for _, row in gaps.iterrows()],
         "seeds": gaps["seeds"],
     }

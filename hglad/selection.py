@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from hglad.plots import metric_label
-from hglad.report import NONE, Sentences, Table, verdict
+from hglad.report import NONE, Sentences, Table, signed, verdict
 from hglad.results import paired, summarise
 
 RUN = ["objective", "seed"]  # what makes a run
@@ -206,9 +206,8 @@ def effect_table(table: pd.DataFrame, rows: pd.DataFrame, base: str) -> Table:
 
 
 def _difference(row: pd.Series) -> str:
-    mean = f"{row['mean']:+.1f}"
-    interval = "" if row["seeds"] < 2 else f" ({row['low']:+.1f} to {row['high']:+.1f})"
-    return f"{mean}{interval}".replace("-", "−")
+    interval = "" if row["seeds"] < 2 else f" ({signed(row['low'])} to {signed(row['high'])})"
+    return signed(row["mean"]) + interval
 
 
 def start_table(cards: Mapping[str, Iterable[dict]]) -> Table:

@@ -37,6 +37,8 @@ def test_every_other_variant_differs_in_one_part(make):
     whole, *others = make(len(LAYERS))
     together = {"latent_stage", "stages"}, {"selection", "stage_start"}
     for variant in others:
+        if variant.rates_of != "hierarchical":  # without the hierarchy
+            continue
         keys = differing(resolved(variant), resolved(whole))
         if variant.name != RELEASED:
             assert len(keys) == 1 or keys in together, variant.name
@@ -46,7 +48,7 @@ def test_every_other_variant_differs_in_one_part(make):
 def test_every_variant_can_be_planned_within_the_budget(make):
     for variant in make(len(LAYERS)):
         settings, _ = resolved(variant)
-        table = plan_stages("hierarchical", settings, LAYERS, FLOPS)
+        table = plan_stages(variant.kind, settings, LAYERS, FLOPS)
         if settings.budget == "steps":
             assert sum(stage.steps for stage in table) == BASE.steps
         else:
@@ -67,3 +69,14 @@ def test_all_behaviours_together_are_the_released_code():
     settings, _ = resolved(last)
     table = plan_stages("hierarchical", replace(settings, steps=9), LAYERS)
     assert [stage.name for stage in table] == ["L0", "L1", "L2"]
+
+
+def test_without_the_hierarchy_start_and_selection_stay():
+    whole, *_, layer, pixels = parts(len(LAYERS))
+    assert (layer.kind, layer.rates_of, pixels.rates_of) == ("single", "single", "pixels")
+    assert (layer.search, layer.metric, pixels.metric) == (whole.search, whole.metric, whole.metric)
+    names = {
+        variant.name: [s.name for s in plan_stages(variant.kind, resolved(variant)[0], LAYERS, FLOPS)]
+        for variant in (layer, pixels)
+    }
+    assert names == {"GLaD's layer alone": ["L0"], "pixels alone": ["pixels"]}

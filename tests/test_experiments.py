@@ -337,7 +337,7 @@ def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):
 
 def test_distances_of_the_iterates_are_those_of_their_runs(profile, undisturbed):
     experiment = EXPERIMENTS["metric_ablation"](profile)
-    table = Laboratory(profile, undisturbed, experiment).distances(("class_relevant", "feature"))
+    table = Laboratory(profile, undisturbed, experiment).distances()
     assert len(table) == 2 * 8 and (table["feature"] > 0).all()
     for task in experiment.evaluations:
         card = read_json(undisturbed.set_folder(task.distilled.fingerprint) / "card.json")
@@ -411,7 +411,7 @@ def ablation(profile, undisturbed) -> Laboratory:
 
 
 def test_the_history_of_a_run_marks_the_selected_iterate(ablation):
-    history = ablation.iterate_history(ablation.distances(["class_relevant"]))
+    history = ablation.iterate_history(ablation.distances())
     assert history.groupby("seed")["selected"].sum().tolist() == [1, 1]
     for seed, run in history.groupby("seed"):
         card = ablation.distilled("hierarchical", seed=seed).card
@@ -480,3 +480,18 @@ def test_an_objective_may_take_fewer_images_per_class(profile):
     part = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
     tasks = of_kind(plan(part, "hierarchical_search"), EvaluateTask)
     assert {task.ipc for task in tasks if task.distilled} == {2}
+
+
+def test_a_metric_that_measures_accuracy_does_not_replace_the_test_accuracy(ablation):
+    """Held-out error and test accuracy of an iterate are two columns."""
+    metric = replace(ablation.profile.metric, compared=("accuracy",))
+    profile = replace(
+        ablation.profile, metric=metric, studies=replace(ablation.profile.studies, ablation_seeds=1)
+    )
+    experiment = EXPERIMENTS["metric_ablation"](profile)
+    run_all([task for task in experiment.measures if not task.done(ablation.store)], ablation.store, cores=1)
+    laboratory = Laboratory(profile, ablation.store, experiment)
+    table, before = laboratory.distances(), ablation.distances()
+    assert laboratory.metrics == ["class_relevant", "held_out_error"]
+    assert list(table["accuracy"]) == list(before[before["seed"] == 0]["accuracy"])
+    assert table["held_out_error"].between(0, 100).all()

@@ -200,7 +200,7 @@ def test_result_tables_have_the_expected_rows(smoke):
     assert [row[:2] for row in candidates] == [["DM", "1"]]
     assert [row[1] for row in correlations] == ["all stages", "last stage"] * 6 and len(seconds) == 7
     assert [row[1] for row in choices][:: len(choices) - 1] == ["last iterate", "best measured (oracle)"]
-    assert [row[0] for row in parts][0] == PAPER and len(parts) == len(starts) == 9
+    assert [row[0] for row in parts][0] == PAPER and len(parts) == len(starts) == 11
     effects, kept, boundaries, schedules = first[NAMES[5]]
     assert [row[0] for row in effects][:: len(effects) - 1] == [PAPER, RELEASED]
     assert [row[0] for row in kept] == [row[0] for row in effects]
