@@ -101,14 +101,19 @@ class Laboratory:
         return [Stage(**stage) for stage in card["stages"]]
 
     def iterate_history(self, distances: pd.DataFrame) -> pd.DataFrame:
-        """Rows of `distances` with the first objective, with `distance` (of its metric) and `selected`."""
+        """Rows of `distances` with the first objective, with the `distance` that its search measured.
+
+        That is the distance of images before they were rounded to 8 bits; `selected` marks its smallest.
+        """
         rows = distances[distances["objective"] == self.profile.sets["objectives"][0]]
-        best = {task.settings.seed: self._card(task.settings)["best"] for task in self._first_measured()}
-        chosen = [
-            (best[row["seed"]]["stage"], best[row["seed"]]["step"]) == (row["stage"], row["step"])
-            for _, row in rows.iterrows()
-        ]
-        return rows.assign(distance=rows[self.metrics[0]], selected=chosen)
+        cards = {task.settings.seed: self._card(task.settings) for task in self._first_measured()}
+        history = {seed: card["history"] for seed, card in cards.items()}
+        best = {seed: [card["best"]["stage"], card["best"]["step"]] for seed, card in cards.items()}
+        moments = [history[row["seed"]][row["iterate"]] for _, row in rows.iterrows()]
+        return rows.assign(
+            distance=[distance for *_, distance in moments],
+            selected=[moment[:2] == best[seed] for moment, seed in zip(moments, rows["seed"], strict=True)],
+        )
 
     def winning_stages(self) -> pd.DataFrame:
         """Stage with the smallest distance of each class: a row per run, a column per class."""

@@ -188,6 +188,8 @@ def distance_over_steps(history: pd.DataFrame, stages: Sequence[Stage], distance
 
 
 def _shade_stages(axes: Axes, stages: Sequence[Stage], starts: np.ndarray) -> None:
+    narrow = min(stage.steps for stage in stages) < 0.1 * starts[-1]  # their names would meet
+    turned = {"rotation": 35, "ha": "left"} if narrow else {"ha": "center"}
     for index, stage in enumerate(stages):
         if index % 2 == 0:
             axes.axvspan(starts[index], starts[index + 1], color="#f0f0f0", zorder=0, linewidth=0)
@@ -195,10 +197,9 @@ def _shade_stages(axes: Axes, stages: Sequence[Stage], starts: np.ndarray) -> No
             stage.name,
             ((starts[index] + starts[index + 1]) / 2, 1.01),
             xycoords=("data", "axes fraction"),
-            ha="center",
             va="bottom",
             fontsize=8,
-            rotation=0 if len(stages) <= 9 else 90,
+            **turned,
         )
 
 

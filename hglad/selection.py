@@ -190,7 +190,9 @@ def effects(rows: pd.DataFrame, base: str) -> pd.DataFrame:
     named = rows.assign(method=rows["variant"])
     others = [name for name in dict.fromkeys(rows["variant"]) if name != base]
     parts = [paired(named, name, base, ["objective"]).assign(variant=name) for name in others]
-    return pd.concat(parts, ignore_index=True)
+    order = list(dict.fromkeys(rows["objective"]))
+    table = pd.concat(parts, ignore_index=True)
+    return table.sort_values("objective", key=lambda names: names.map(order.index), kind="stable")
 
 
 def effect_table(table: pd.DataFrame, rows: pd.DataFrame, base: str) -> Table:

@@ -417,6 +417,7 @@ def test_the_history_of_a_run_marks_the_selected_iterate(ablation):
         card = ablation.distilled("hierarchical", seed=seed).card
         chosen = run[run["selected"]].iloc[0]
         assert (chosen["stage"], chosen["step"]) == (card["best"]["stage"], card["best"]["step"])
+        assert run["distance"].min() == chosen["distance"] == card["distance"]
     layers = [stage.layer for stage in ablation.stages()]
     assert list(history["layer"]) == [layers[stage] for stage in history["stage"]] and layers == [1, 4]
 
