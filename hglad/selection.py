@@ -87,7 +87,7 @@ def correlation_table(correlations: pd.DataFrame) -> Table:
         row = {"metric": metric_label(metric), "iterates": iterates, "objective": objective.upper()}
         row |= {name.capitalize(): _with_interval(runs[name]) for name in ("spearman", "kendall")}
         rows.append(row | {"runs": len(runs)})
-    return Table(pd.DataFrame(rows))
+    return Table(pd.DataFrame(rows), wrapped=True)
 
 
 def _with_interval(values: pd.Series) -> str:
@@ -120,7 +120,7 @@ def cost_table(seconds: pd.DataFrame, steps: pd.DataFrame) -> Table:
         "one step (ms)": means["seconds_step"].map(lambda x: f"{1000 * x:.3g}"),
         "share of a step, every 10 steps": means["share"].map(lambda x: f"{x:.2g} %"),
     }
-    return Table(pd.DataFrame(cells))
+    return Table(pd.DataFrame(cells), wrapped=True)
 
 
 def choices(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -158,7 +158,7 @@ def choice_table(chosen: pd.DataFrame) -> Table:
         }
         for (objective, rule), runs in groups
     ]
-    return Table(pd.DataFrame(rows))
+    return Table(pd.DataFrame(rows), wrapped=True)
 
 
 def _regret(values: pd.Series) -> str:
