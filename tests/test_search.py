@@ -514,19 +514,19 @@ def test_memory_does_not_grow_with_the_steps(make_search):
     for index, state in enumerate(make_search(stages=(1,), steps=60).run()):
         if index in (6, 56):  # of the same phase between two measurements
             gc.collect()
-            alive = (x for x in gc.get_objects() if isinstance(x, torch.Tensor))
-            counts.append(len({x.untyped_storage().data_ptr() for x in alive}))
+            counts.append(sum(type(x) is torch.Tensor for x in gc.get_objects()))
         del state
     assert counts[1] < counts[0] + 10  # fewer than one in five steps
 
 
 def test_as_released_the_best_iterate_is_the_last(make_search):
     """Audit of the released code: its history holds references, so its best iterate is always the last."""
+    calls = count()  # every later iterate is worse
     changes = preset("released", 5)["search"]
-    states = list(make_search(**changes | {"steps": 9, **ABSOLUTE, "lr_features": 50.0}).run())
+    states = list(make_search(**changes | {"steps": 9}, metric=lambda x, y: next(calls)).run())
     last = states[-1]
     assert last.best == (2, 3) and torch.equal(last.images, last.decoded)
-    assert last.distance > min(distance for *_, distance in last.history)  # a better one was measured
+    assert last.distance > min(distance for *_, distance in last.history)
     for before, after in pairwise(states):
         if after.step == 0:
             assert torch.equal(after.latents.w, before.latents.w)  # and every stage starts from the last
