@@ -33,8 +33,8 @@ class Variant:
 def parts(split_points: int, ipc: int = 1) -> list[Variant]:
     """The paper's search, then without one of its parts each, then without the hierarchy.
 
-    The last two keep start and selection: one layer of the generator only, and pixels only, which start from
-    the generator's images.
+    Of the last three, two keep start and selection: one layer of the generator only, and pixels only, which
+    start from the generator's images. The third is distillation in pixels as it is without a generator.
     """
     whole = paper(split_points, ipc)
     stages = whole["search"]["stages"]
@@ -54,6 +54,7 @@ def parts(split_points: int, ipc: int = 1) -> list[Variant]:
         *(_changed(name, whole, change) for name, change in changes.items()),
         Variant("GLaD's layer alone", whole["search"], whole["metric"], "single", "single"),
         Variant("pixels alone", whole["search"] | flat, whole["metric"], rates_of="pixels"),
+        Variant("pixels from real images", {}, whole["metric"], "pixels", "pixels"),
     ]
 
 
@@ -69,6 +70,7 @@ def audit(split_points: int, ipc: int = 1) -> list[Variant]:
         "generated images not normalised": {"search": {"normalise_generated": False}},
         "neither latent nor pixel stage": {"search": inner},
         "features not clipped": {"search": {"clip": None}},
+        "last iterate, features not clipped": {"search": LAST_ITERATE["search"] | {"clip": None}},
         "one latent, not averaged": {"search": {"average": 1}},
         RELEASED: theirs,
     }

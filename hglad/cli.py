@@ -285,21 +285,31 @@ def _add_explore(commands) -> None:
 
 
 def _explore(options) -> None:
-    import pandas as pd
-
     from hglad.data import DataSettings
     from hglad.distillation import load_real
     from hglad.distilled import DistilledSet
     from hglad.explorer import kept_iterates, write_explorer
     from hglad.settings import from_dict
-    from hglad.storage import read_json
 
     _check_new(options.out)
     distilled = DistilledSet.load(options.folder)
     kept_iterates(distilled)  # a set without them may have no settings either
     data = load_real(from_dict(DataSettings, distilled.card["settings"]["data"]))
-    rows = pd.DataFrame(read_json(options.rows)["rows"]) if options.rows else None
-    write_explorer(options.folder, options.out, data, rows)
+    write_explorer(options.folder, options.out, data, _iterate_rows(options.rows))
+
+
+def _iterate_rows(file: str | None):
+    """Rows of an evaluation, as results/<profile>/evaluations holds them."""
+    import pandas as pd
+
+    from hglad.storage import read_json
+
+    content = read_json(file) if file else {"rows": None}
+    rows = content.get("rows") if isinstance(content, dict) else None
+    columns = {"seed", "accuracy"}
+    if file and not (isinstance(rows, list) and rows and all(columns <= row.keys() for row in rows)):
+        raise HgladError(f"{file} has no rows with seed and accuracy: expected a file of evaluations/")
+    return pd.DataFrame(rows) if rows else None
 
 
 def _experts_of(profile, settings, device: str) -> Path | None:

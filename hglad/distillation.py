@@ -70,6 +70,11 @@ class DistillationSettings:
             object.__setattr__(self, "experts", None)
         elif self.experts is None:
             object.__setattr__(self, "experts", ExpertSettings())
+        if self.experts and "held_out" in needs(self.metric.name):
+            raise HgladError(
+                f"metric.name is '{self.metric.name}', which keeps images for itself that the experts of "
+                f"{self.objective} have seen: expected another metric"
+            )
 
     @classmethod
     def of(

@@ -189,7 +189,8 @@ def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds
     for objective in profile.sets["objectives"]:
         for variant in make(layer_count(profile), ipc) if seeds else []:
             rates = profile.searched(objective, variant.rates_of)
-            search = {key: getattr(rates, key) for key in RATES} | variant.search
+            layer = profile.searched(objective, "single").layer  # of GLaD, whose work a budget may follow
+            search = {key: getattr(rates, key) for key in RATES} | {"layer": layer} | variant.search
             own = {"search": search, "metric": variant.metric, "keep_iterates": False}
             for seed in profile.sets["seeds"][:seeds]:
                 settings = _distilled(profile, objective, variant.kind, ipc, seed, **own)

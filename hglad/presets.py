@@ -84,6 +84,8 @@ def published_schedule(name: str, objective: str, split_points: int, ipc: int = 
 
     The steps of a stage are the released code's in both presets: the paper gives its cost as GLaD's time.
     """
+    if objective not in RATES:
+        raise HgladError(f"no published rates of objective '{objective}': {suggestion(objective, RATES)}")
     stages = preset(name, split_points, ipc)["search"]
     count = len(stages["stages"]) + stages["latent_stage"]
     lr_f, lr_w = RATES[objective]

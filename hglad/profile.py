@@ -51,6 +51,10 @@ class MetricSettings:
     held_out: float = 0.25
     """Share of the training images that `accuracy` is measured on and its search does not see."""
 
+    def __post_init__(self):
+        if not 0 < self.held_out < 1:
+            raise HgladError(f"metric.held_out is {self.held_out}: expected a share between 0 and 1")
+
     def later(self) -> list[str]:
         """Keys that came later and have their defaults: absent from a fingerprint, as before they came."""
         return [key for key, usual in (("options", {}), ("held_out", 0.25)) if getattr(self, key) == usual]

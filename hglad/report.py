@@ -4,7 +4,7 @@ Everything depends on the results alone, with few digits: executing a notebook a
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -335,22 +335,39 @@ def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def boundary_table(cards: Iterable[dict]) -> Table:
-    """What bounding the features did where each stage began, mean over runs."""
+def boundary_table(cards: Mapping[str, Iterable[dict]]) -> Table:
+    """What bounding the features did where stages began, by variant and objective.
+
+    Args:
+        cards: cards of distilled sets by variant.
+    """
     rows = [
-        {"stage": card["stages"][stage]["name"], "clipped": clipped, "invalid": invalid, "change": change}
-        for card in cards
-        for stage, clipped, invalid, change in card["boundaries"]
+        {"variant": variant, "objective": card["settings"]["objective"].upper()} | _bounding(card)
+        for variant, runs in cards.items()
+        for card in runs
     ]
-    table = pd.DataFrame(rows).groupby("stage", sort=False).agg(["mean", "max"])
+    table = pd.DataFrame(rows).groupby(["variant", "objective"], sort=False)
+    table = table.agg(
+        clipping=("clipped", lambda shares: f"{(shares > 0).sum()} of {len(shares)}"),
+        clipped=("clipped", "max"),
+        invalid=("invalid", "max"),
+        change=("change", "max"),
+    ).reset_index()
     cells = {
-        "stage": table.index,
-        "clipped features (%)": table["clipped", "mean"].map(lambda x: f"{100 * x:.2f}"),
-        "not a number": table["invalid", "max"].map("{:.0f}".format),
-        "change of the images": table["change", "mean"].map("{:.4f}".format),
-        "largest": table["change", "max"].map("{:.4f}".format),
+        "": table["variant"],
+        "objective": table["objective"],
+        "runs that clip": table["clipping"],
+        "clipped features, at most (%)": table["clipped"].map(lambda x: f"{100 * x:.1f}"),
+        "not a number, at most": table["invalid"].map("{:.0f}".format),
+        "change of the images, at most": table["change"].map("{:.3f}".format),
     }
-    return Table(pd.DataFrame(cells))
+    return Table(pd.DataFrame(cells), wrapped=True)
+
+
+def _bounding(card: dict) -> dict[str, float]:
+    """Largest values over the boundaries of a run; zeros for pixels, which have none."""
+    _, clipped, invalid, change = zip((0, 0.0, 0, 0.0), *card["boundaries"], strict=True)
+    return {"clipped": max(clipped), "invalid": max(invalid), "change": max(change)}
 
 
 def best_of_stages(card: dict) -> dict[str, int]:

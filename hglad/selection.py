@@ -1,7 +1,7 @@
 """How well metrics choose among the iterates of a search, and what each part of the search adds.
 
-Interval of a mean over runs: percentile bootstrap over the runs, so that the many iterates of one run count
-once. Difference between two searches: t interval over the seeds that both have.
+Interval of a mean over runs: percentile bootstrap over the runs, so that the many iterates of one run
+count once; with few runs it is too narrow. Difference between two searches: t interval over the seeds that both have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,13 +167,14 @@ def _regret(values: pd.Series) -> str:
 
 
 def choice_verdicts(chosen: pd.DataFrame) -> Sentences:
-    """A sentence per metric: its choice against the last iterate, paired over the runs of all objectives."""
-    wide = chosen.pivot_table(index="seed", columns="rule", values="accuracy", sort=False)
-    rules = [rule for rule in wide if rule.startswith("smallest")]
+    """A sentence per objective and metric: its choice against the last iterate, paired over the runs."""
     lines = []
-    for rule in rules:
-        gain = (wide[rule] - wide["last iterate"]).rename("accuracy").reset_index().assign(rule=rule)
-        lines.append(verdict(f"{rule} − last iterate", summarise(gain, ["rule"]).iloc[0]))
+    for objective, part in chosen.groupby("objective", sort=False):
+        wide = part.pivot_table(index="seed", columns="rule", values="accuracy", sort=False)
+        for rule in [rule for rule in wide if rule.startswith("smallest")]:
+            gain = (wide[rule] - wide["last iterate"]).rename("accuracy").reset_index().assign(rule=rule)
+            name = f"{objective.upper()}, {rule} − last iterate"
+            lines.append(verdict(name, summarise(gain, ["rule"]).iloc[0]))
     return Sentences(tuple(lines))
 
 
@@ -234,7 +235,11 @@ def _is_start(card: dict) -> bool:
 
 def effect_verdicts(table: pd.DataFrame) -> Sentences:
     """A sentence for each difference whose interval excludes 0; one that says so where there is none."""
+    same = (table["mean"] == 0) & (table["sd"] == 0)
     told = table[(table["low"] > 0) | (table["high"] < 0)]
     lines = [verdict(f"{row['objective'].upper()}, {row['variant']}", row) for _, row in told.iterrows()]
-    count = f"{len(told)} of {len(table)} intervals exclude 0"
-    return Sentences((f"{count}; about one in twenty would by chance alone.", *lines))
+    count = f"{len(told)} of {len(table) - same.sum()} intervals exclude 0"
+    first = f"{count}; about one in twenty would by chance alone."
+    if same.any():
+        first += f" {same.sum()} more searches gave the very result of the base with every seed."
+    return Sentences((first, *lines))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from hglad.errors import HgladError
 from hglad.priors.base import PRECISIONS
@@ -111,7 +112,11 @@ class SearchSettings:
         _expect(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         _expect(self.memory is None or self.memory > 0, "memory", self.memory, "a positive number of GiB")
         _expect(self.clip is None or self.clip > 0, "clip", self.clip, "a positive number, or null for none")
-        _expect(min(self.shares, default=1) > 0, "shares", list(self.shares), "positive numbers")
+        positive = all(0 < share < inf for share in self.shares)
+        _expect(positive, "shares", list(self.shares), "positive numbers")
+        for key in ("stage_lr_f", "stage_lr_w"):
+            rates = getattr(self, key)
+            _expect(all(0 <= rate < inf for rate in rates), key, list(rates), "numbers from 0")
         different = len(set(self.stages)) == len(self.stages)
         _expect(different, "stages", list(self.stages), "every split point at most once")
 

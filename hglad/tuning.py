@@ -36,7 +36,8 @@ class TuningSettings:
     seeds: int = 2
     """Distilled sets per trial."""
     holdout: float = 0.25
-    """Share of the training images that trials are scored on and never see."""
+    """Share of the training images that the searches of the trials never see and that score them. A
+    generator that was trained on all training images has seen them."""
 
     def __post_init__(self):
         for key in ("trials", "seeds"):
@@ -81,7 +82,8 @@ def tune(
     Results of trials are kept in `store`; a tuning that was stopped goes on.
 
     Args:
-        profile: its rates are the centre of the space, its protocol scores a trial.
+        profile: its rates are the centre of the space, its protocol scores a trial; what is tuned in it
+            already is left out.
         settings: budget.
         store: where trials are kept.
         objectives: those to tune for; none: the profile's.
@@ -92,7 +94,7 @@ def tune(
         `trials` (rows: objective, kind, trial, accuracy, seeds, steps, flops, seconds, changes), `best`
         (objective to kind to changes), the settings and the provenance.
     """
-    watch = Stopwatch(device)
+    watch, profile = Stopwatch(device), _untuned(profile)
     trials = [
         trial
         for objective in objectives or profile.sets["objectives"]
@@ -108,6 +110,15 @@ def tune(
         "settings": asdict(settings),
         "provenance": watch.provenance() | {"profile": profile.profile},
     }
+
+
+def _untuned(profile: Profile) -> Profile:
+    """The profile without tuned keys, so that tuning it again gives the same."""
+    objectives = {
+        name: {key: value for key, value in own.items() if key != "tuned"}
+        for name, own in profile.objectives.items()
+    }
+    return replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
 
 
 def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Trial]:

@@ -35,7 +35,7 @@ def test_the_first_variant_is_the_paper_s_search(make, ipc):
 @both
 def test_every_other_variant_differs_in_one_part(make):
     whole, *others = make(len(LAYERS))
-    together = {"latent_stage", "stages"}, {"selection", "stage_start"}
+    together = {"latent_stage", "stages"}, {"selection", "stage_start"}, {"selection", "stage_start", "clip"}
     for variant in others:
         if variant.rates_of != "hierarchical":  # without the hierarchy
             continue
@@ -72,7 +72,8 @@ def test_all_behaviours_together_are_the_released_code():
 
 
 def test_without_the_hierarchy_start_and_selection_stay():
-    whole, *_, layer, pixels = parts(len(LAYERS))
+    whole, *_, layer, pixels, real = parts(len(LAYERS))
+    assert (real.kind, real.search) == ("pixels", {})
     assert (layer.kind, layer.rates_of, pixels.rates_of) == ("single", "single", "pixels")
     assert (layer.search, layer.metric, pixels.metric) == (whole.search, whole.metric, whole.metric)
     names = {

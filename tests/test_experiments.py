@@ -463,6 +463,7 @@ def test_variants_come_with_rows_cards_and_images(profile, undisturbed):
         for key, value in variant.search.items():
             assert card["settings"]["search"][key] == value
         assert card["settings"]["metric"]["name"] == variant.metric["name"]
+        assert card["settings"]["search"]["layer"] == 2  # of GLaD, which a budget in its work follows
     last = cards[RELEASED][0]
     assert [last["best"]["stage"], last["best"]["step"]] == last["history"][-1][:2]
 

@@ -240,15 +240,17 @@ def test_the_plan_of_a_run_adds_up_its_steps_and_its_work():
     assert plan["rate of f"].iloc[0] == "–" and plan["GFLOP a step"].iloc[1] == "10"
 
 
-def test_changes_at_a_boundary_are_averaged_over_runs():
-    stages = [{"name": "L0"}, {"name": "L1"}]
-    cards = [
-        {"stages": stages, "boundaries": [[0, 0.1, 0, 0.02], [1, 0.0, 3, 0.0]]},
-        {"stages": stages, "boundaries": [[0, 0.3, 1, 0.04], [1, 0.0, 0, 0.0]]},
-    ]
+def test_what_bounding_did_is_listed_by_variant_and_objective():
+    def card(objective: str, *boundaries: tuple) -> dict:
+        return {"settings": {"objective": objective}, "boundaries": boundaries}
+
+    cards = {
+        "all": [card("dm", (0, 0.1, 0, 0.02), (1, 0.0, 3, 0.0)), card("dm", (0, 0.0, 0, 0.0))],
+        "pixels": [card("dm")],
+    }
     assert report.boundary_table(cards).frame.values.tolist() == [
-        ["L0", "20.00", "1", "0.0300", "0.0400"],
-        ["L1", "0.00", "3", "0.0000", "0.0000"],
+        ["all", "DM", "1 of 2", "10.0", "3", "0.020"],
+        ["pixels", "DM", "0 of 1", "0.0", "0", "0.000"],
     ]
 
 

@@ -122,3 +122,9 @@ def test_a_stopped_tuning_goes_on(profile, tmp_path, monkeypatch):
 def test_an_impossible_budget_is_a_clear_error(key, value):
     with pytest.raises(HgladError, match=f"tune.{key} is {value}: expected"):
         TuningSettings(**{key: value})
+
+
+def test_tuning_a_tuned_profile_gives_the_same(profile, result, tmp_path):
+    objectives = {"dm": {"tuned": result["best"]["dm"]}}
+    tuned = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+    assert tune(tuned, BUDGET, Store(tmp_path), cores=1)["best"] == result["best"]
