@@ -1,7 +1,8 @@
 """How well metrics choose among the iterates of a search, and what each part of the search adds.
 
 Interval of a mean over runs: percentile bootstrap over the runs, so that the many iterates of one run
-count once; with few runs it is too narrow. Difference between two searches: t interval over the seeds that both have.
+count once; with few runs it is too narrow. Difference between two searches: t interval over the seeds that
+both have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -241,5 +242,5 @@ def effect_verdicts(table: pd.DataFrame) -> Sentences:
     count = f"{len(told)} of {len(table) - same.sum()} intervals exclude 0"
     first = f"{count}; about one in twenty would by chance alone."
     if same.any():
-        first += f" {same.sum()} more searches gave the very result of the base with every seed."
+        first += f" Left out: {same.sum()} that gave the very result of the base with every seed."
     return Sentences((first, *lines))
