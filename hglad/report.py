@@ -336,7 +336,7 @@ def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
 
 
 def boundary_table(cards: Mapping[str, Iterable[dict]]) -> Table:
-    """What bounding the features did where stages began, by variant and objective.
+    """What bounding the features did where stages began: largest values, where it did anything at all.
 
     Args:
         cards: cards of distilled sets by variant.
@@ -348,18 +348,20 @@ def boundary_table(cards: Mapping[str, Iterable[dict]]) -> Table:
     ]
     table = pd.DataFrame(rows).groupby(["variant", "objective"], sort=False)
     table = table.agg(
-        clipping=("clipped", lambda shares: f"{(shares > 0).sum()} of {len(shares)}"),
+        clipping=("clipped", lambda shares: (shares > 0).sum()),
+        runs=("clipped", "count"),
         clipped=("clipped", "max"),
         invalid=("invalid", "max"),
         change=("change", "max"),
     ).reset_index()
+    table = table[(table["clipping"] > 0) | (table["invalid"] > 0)]
     cells = {
         "": table["variant"],
         "objective": table["objective"],
-        "runs that clip": table["clipping"],
-        "clipped features, at most (%)": table["clipped"].map(lambda x: f"{100 * x:.1f}"),
-        "not a number, at most": table["invalid"].map("{:.0f}".format),
-        "change of the images, at most": table["change"].map("{:.3f}".format),
+        "runs that clip": [f"{n} of {m}" for n, m in zip(table["clipping"], table["runs"], strict=True)],
+        "clipped (%)": table["clipped"].map(lambda x: f"{100 * x:.1f}"),
+        "not a number": table["invalid"].map("{:.0f}".format),
+        "change of images": table["change"].map("{:.3f}".format),
     }
     return Table(pd.DataFrame(cells), wrapped=True)
 

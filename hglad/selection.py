@@ -98,7 +98,7 @@ def _with_interval(values: pd.Series) -> str:
 
 
 def _two_digits(value: float) -> str:
-    return NONE if pd.isna(value) else f"{value + 0:.2f}".replace("-", "−")
+    return NONE if pd.isna(value) else f"{round(value, 2) + 0:.2f}".replace("-", "−")
 
 
 def cost_table(seconds: pd.DataFrame, steps: pd.DataFrame) -> Table:
