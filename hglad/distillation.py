@@ -1,13 +1,13 @@
 """Distil one set: load what the settings name, run the search, keep the selected iterate."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from hglad import augment, search, stages, training
+from hglad import augment, search, training
 from hglad import experts as expert_trajectories
 from hglad.checkpoint import Checkpoint
 from hglad.cost import step_flops
@@ -22,11 +22,11 @@ from hglad.priors import PRIORS, PixelPrior, Prior, load_prior, pixels, prior_ca
 from hglad.profile import MetricSettings, Profile, SurrogateSettings, changed
 from hglad.progress import progress_bar
 from hglad.search import Search
-from hglad.settings import fingerprint, suggestion, to_dict
+from hglad.settings import fingerprint, identity, is_later, suggestion, to_dict
 from hglad.stages import KINDS, SearchSettings, Stage, plan_stages
 from hglad.training import train_classifier
 
-WITHOUT_GENERATOR = {key: getattr(SearchSettings, key) for key in ("average", *stages.LATER)}
+WITHOUT_GENERATOR = {f.name: f.default for f in fields(SearchSettings) if f.name == "average" or is_later(f)}
 """Search settings that mean something with a generator only, as pixels take them."""
 
 
@@ -124,19 +124,14 @@ class DistillationSettings:
     @property
     def fingerprint(self) -> str:
         """Key of the result: settings, data, prior and versions of the algorithms; not where files lie."""
-        used = asdict(self)
+        used = identity(self)
         del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
-        for key in self.metric.later():
-            del used["metric"][key]
         used["surrogate"].pop("objectives")
         for key in ("options", "experts"):  # absent where there are none, as before they could be set
             if not used[key]:
                 del used[key]
         del used["search"]["memory"]  # moves the last bits only
-        for key in stages.LATER:
-            if getattr(self.search, key) == getattr(SearchSettings, key):
-                del used["search"][key]
         if self.kind != "single" and self.search.budget == "steps":
             used["search"].pop("layer")
         return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
@@ -176,8 +171,13 @@ def data_hash(data: DataSettings) -> str:
     return fingerprint(real.train.content_hash, real.test.content_hash)
 
 
-def train_metric_classifier(settings: MetricSettings, data: DataSet, show: bool = False) -> Classifier:
-    """The classifier behind the selection metric, trained on the training images; `show` a progress bar."""
+def train_metric_classifier(
+    settings: MetricSettings, data: DataSet, show: bool = False, state: Path | None = None
+) -> Classifier:
+    """The classifier behind the selection metric, trained on the training images; `show` a progress bar.
+
+    `state` is a file that keeps the training every minute; a stopped one goes on from there.
+    """
     real = data.train
     rng = torch.Generator(real.images.device).manual_seed(settings.seed)
     network = create_network(
@@ -192,7 +192,8 @@ def train_metric_classifier(settings: MetricSettings, data: DataSet, show: bool 
             real.normalize,
             settings.training,
             rng,
-            lambda epoch, loss: bar.update(),
+            lambda epoch, loss: bar.update(epoch - bar.n),
+            state,
         )
 
 
@@ -275,7 +276,9 @@ def make_search(
         **settings.metric.options,
     )
     prior = _prior(settings, data, device)
-    settings = replace(settings, search=replace(settings.search, labels=_prior_labels(settings, data, prior)))
+    if settings.prior != "pixels":
+        own = prior_labels(settings.search.labels, settings.data, settings.prior, prior)
+        settings = replace(settings, search=replace(settings.search, labels=own))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
     flops = step_flops(prior)
@@ -323,23 +326,20 @@ def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:
     return prior.set_precision(settings.search.precision).set_truncation(settings.search.truncation)
 
 
-def _prior_labels(settings: DistillationSettings, data: DataSet, prior: Prior) -> tuple[int, ...]:
-    """Class of the generator for each class of the data.
+def prior_labels(labels: tuple[int, ...], data: DataSettings, name: str, prior: Prior) -> tuple[int, ...]:
+    """Class of the generator for each class of the data; empty: the same, or the generator has none.
 
     Raises:
         HgladError: they do not follow from the numbers of classes, or do not exist.
     """
-    classes, labels = len(data.train.classes), settings.search.labels
-    if settings.prior == "pixels" or prior.settings.c_dim == 0:
-        return ()
-    known = prior.settings.c_dim
-    if not labels and known == classes:
+    classes, known = len(load_real(data).train.classes), prior.settings.c_dim
+    if known == 0 or (not labels and known == classes):
         return ()
     if not labels and known == 1000:
-        labels = IMAGENET_SUBSETS.get(settings.data.name, ())
+        labels = IMAGENET_SUBSETS.get(data.name, ())
     if len(labels) != classes or not all(0 <= label < known for label in labels):
         raise HgladError(
-            f"search.labels is {list(labels)}: the generator {settings.prior} has {known} classes, "
-            f"expected one of 0 to {known - 1} for each of the {classes} classes of {settings.data.name}"
+            f"search.labels is {list(labels)}: the generator {name} has {known} classes, "
+            f"expected one of 0 to {known - 1} for each of the {classes} classes of {data.name}"
         )
     return labels

@@ -1,5 +1,6 @@
 """A distilled set: images, labels and a card, kept as a folder."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,7 +19,7 @@ class DistilledSet:
 
     Attributes:
         images: float32 (n, channels, height, width), [0, 1] where the prior keeps to it, not clamped.
-        labels: int64 (n,), sorted.
+        labels: hard, int64 (n,), or soft, probabilities float32 (n, classes); sorted by class.
         card: settings, selection and provenance.
         iterates: uint8 images of the measured iterates, (iterate, n, channels, height, width), where kept.
     """
@@ -34,11 +35,34 @@ class DistilledSet:
                 f"distilled images have shape {list(self.images.shape)} for {len(self.labels)} labels: "
                 "expected (n, channels, height, width) and n labels"
             )
+        hard = self.labels.ndim == 1 and self.labels.dtype == torch.int64
+        if not hard and not (self.labels.ndim == 2 and self.labels.is_floating_point()):
+            raise HgladError(
+                f"labels are {self.labels.dtype} {list(self.labels.shape)}: "
+                "expected int64 (n,) or probabilities, float (n, classes); convert them"
+            )
+
+    @property
+    def hard_labels(self) -> Tensor:
+        """Class of every image, int64 (n,); of soft labels the most probable one."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of every class; under hard labels the last class is the last one that has an image."""
+        classes = 0 if self.labels.ndim == 1 else self.labels.shape[1]
+        return tuple(self.hard_labels.bincount(minlength=classes).tolist())
 
     @property
     def ipc(self) -> int:
-        """Images per class."""
-        return len(self.labels) // (int(self.labels.max()) + 1)
+        """Images per class; a set that has more of some classes than of others raises `HgladError`."""
+        counts = self.counts
+        if len(set(counts)) != 1:
+            few, most = min(counts, default=0), max(counts, default=0)
+            raise HgladError(
+                f"the set has {few} to {most} images per class: it has no single ipc; use its counts"
+            )
+        return counts[0]
 
     def save(self, folder: Path | str) -> None:
         """Write `distilled.safetensors`, `card.json` and `grid.png`, all or nothing.
@@ -54,7 +78,9 @@ class DistilledSet:
             draft.mkdir()
             write_tensors(draft / "distilled.safetensors", tensors)
             write_json(draft / "card.json", self.card)
-            save_grid(self.images, self.ipc, draft / "grid.png")
+            by_class = self.images[self.hard_labels.argsort(stable=True)]
+            per_class = self.ipc if len(set(self.counts)) == 1 else None
+            save_grid(by_class, per_class, draft / "grid.png")
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -82,11 +108,12 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def save_grid(images: Tensor, per_class: int, path: Path | str) -> None:
-    """Write images, sorted by class, as a PNG with one column per class."""
-    columns = (
-        images.unflatten(0, (-1, per_class)).transpose(0, 1).flatten(0, 1)
-    )  # first image of each class first
+def save_grid(images: Tensor, per_class: int | None, path: Path | str) -> None:
+    """Write images as a PNG: sorted by class, one column per class; row by row where `per_class` is None."""
+    columns = math.ceil(math.sqrt(len(images)))
+    if per_class is not None:
+        columns = len(images) // per_class
+        images = images.unflatten(0, (columns, per_class)).transpose(0, 1).flatten(0, 1)
     with publish(path) as draft:
-        grid = make_grid(columns.clamp(0, 1), nrow=len(images) // per_class, padding=1, pad_value=0.5)
+        grid = make_grid(images.clamp(0, 1), nrow=columns, padding=1, pad_value=0.5)
         save_image(grid, draft, format="png")

@@ -1,16 +1,45 @@
-"""Score a set: train fresh networks on it, test them once, at the end, on real images. And the baselines."""
+"""Score a set: train fresh networks on it, test them once, at the end, on real images."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
 
 import pandas as pd
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from hglad.data import DataSet, RealData
+from hglad.data import DataSet
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.networks import Classifier, create_network
+from hglad.networks.initialise import draws
 from hglad.progress import progress_bar
+from hglad.set_checks import checked_labels
 from hglad.settings import derive_seed
-from hglad.training import TrainingSettings, accuracy, train_classifier
+from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.training import TrainingSettings, confusion_matrix, train_classifier
+
+Protocols = TrainingSettings | Mapping[str, TrainingSettings]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one network that was trained on a set makes of the test images."""
+
+    network: str
+    """Label of the architecture."""
+    repeat: int
+    """Number of the network among those of its architecture."""
+    confusion: Tensor
+    """Images of every true class (row) that were taken for every class (column), int64 (classes, classes)."""
+
+    @property
+    def accuracy(self) -> float:
+        """Images that were classified as labelled, in percent."""
+        return round(100 * self.confusion.trace().item() / self.confusion.sum().item(), 4)
 
 
 def evaluate(
@@ -18,60 +47,192 @@ def evaluate(
     data: DataSet,
     networks: dict[str, dict],
     repeats: int,
-    training: TrainingSettings,
+    training: Protocols,
     seed: int = 0,
     show: bool = False,
 ) -> pd.DataFrame:
-    """Train `repeats` networks of each architecture on a set and measure their test accuracy.
-
-    Args:
-        distilled: images and labels to train on.
-        data: normalisation comes from its training split, accuracy from its test split.
-        networks: label to `name` of a registered network and its options.
-        repeats: networks per architecture, each with its own seed.
-        training: protocol.
-        seed: seed from which those of the networks follow.
-        show: show a progress bar on a terminal.
+    """Train `repeats` networks of each architecture on a set and measure their test accuracy: `score_set`.
 
     Returns:
         One row per network: `network`, `repeat`, `accuracy` in percent.
+    """
+    return as_rows(score_set(distilled, data, networks, repeats, training, seed, show))
+
+
+def as_rows(scores: list[Score]) -> pd.DataFrame:
+    """One row per network: `network`, `repeat`, `accuracy` in percent."""
+    rows = [{"network": s.network, "repeat": s.repeat, "accuracy": s.accuracy} for s in scores]
+    return pd.DataFrame(rows)
+
+
+def score_set(
+    distilled: DistilledSet,
+    data: DataSet,
+    networks: dict[str, dict],
+    repeats: int,
+    training: Protocols,
+    seed: int = 0,
+    show: bool = False,
+    parts: Path | None = None,
+) -> list[Score]:
+    """Train `repeats` networks of each architecture on a set and test each once, after its last epoch.
+
+    On a processor the networks of one architecture are trained side by side, a core each, where the machine
+    has cores to spare: small batches cannot keep several cores busy in one network. Every network has its
+    own seed, so that the scores do not depend on how many are trained at a time, up to rounding.
+
+    Args:
+        distilled: images and labels, hard or soft, to train on.
+        data: normalisation comes from its training split, accuracy from its test split.
+        networks: label to `name` of a network and its options.
+        repeats: networks per architecture, each with its own seed.
+        training: protocol, one for all or one for each label.
+        seed: seed from which those of the networks follow.
+        show: show a progress bar on a terminal.
+        parts: folder that keeps what is finished, and every minute what is not; a stopped evaluation goes
+            on from there. The caller deletes it, and gives the same folder to the same evaluation only.
+
+    Returns:
+        A score per network, in the order of `networks`, then of the repeats.
 
     Raises:
-        HgladError: no network or repeat, images that do not fit the network, a loss that is not finite.
+        HgladError: no network or repeat, images or labels that do not fit, a loss that is not finite.
     """
     if repeats < 1 or not networks:
         raise HgladError(
             f"evaluation got {repeats} repeats of {len(networks)} networks: expected 1 or more of each"
         )
+    protocols = {
+        label: training if isinstance(training, TrainingSettings) else training[label] for label in networks
+    }
     for options in networks.values():
         _create(options, data, None)  # a wrong name is found before the first network is trained
-    rows = []
-    with progress_bar(len(networks) * repeats * training.epochs, "evaluation", "epoch", show) as bar:
-        for label, options in networks.items():
-            for repeat in range(repeats):
-                score = _score(distilled, data, options, training, seed, repeat, bar)
-                rows.append({"network": label, "repeat": repeat, "accuracy": score})
-    return pd.DataFrame(rows)
+    _check_set(distilled, data)
+    trainings = {
+        label: [
+            _Training(
+                distilled, data, label, options, protocols[label], seed, repeat, _Part(parts, number, repeat)
+            )
+            for repeat in range(repeats)
+        ]
+        for number, (label, options) in enumerate(networks.items())
+    }
+    epochs = repeats * sum(protocol.epochs for protocol in protocols.values())
+    with progress_bar(epochs, "evaluation", "epoch", show) as bar:
+        return [score for each in trainings.values() for score in _side_by_side(each, bar.update)]
 
 
-def _score(
-    distilled: DistilledSet,
-    data: DataSet,
-    options: dict,
-    training: TrainingSettings,
-    seed: int,
-    repeat: int,
-    bar: tqdm,
-) -> float:
-    device = data.train.images.device
-    rng = torch.Generator(device).manual_seed(derive_seed("evaluate", seed, repeat))
-    network = _create(options, data, rng).to(device)
-    images, labels = distilled.images.to(device), distilled.labels.to(device)
-    normalize = data.train.normalize
-    network = train_classifier(
-        network, images, labels, normalize, training, rng, lambda epoch, loss: bar.update()
-    )
-    return round(accuracy(network, data.test), 4)
+def _check_set(distilled: DistilledSet, data: DataSet) -> None:
+    """Find out before training what would end it, or spoil it in silence."""
+    images = distilled.images
+    if not images.isfinite().all():
+        bad = int((~images.isfinite()).flatten(1).any(dim=1).sum())
+        raise HgladError(f"{bad} of {len(images)} images have values that are not finite; distil them again")
+    checked_labels(distilled.labels, len(images), data.train)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Files of one network in the folder of an evaluation; without a folder nothing is kept."""
+
+    folder: Path | None
+    network: int
+    repeat: int
+
+    def file(self, kind: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{self.network}-{self.repeat}.{kind}"
+
+    def read(self, label: str) -> Score | None:
+        """The score, when it is there."""
+        file = self.file("score")
+        if file is None or not file.is_file() or read_metadata(file).get("network") != label:
+            return None
+        return Score(label, self.repeat, read_tensors(file)["confusion"])
+
+    def write(self, score: Score) -> None:
+        """Keep the score; the training is no longer needed."""
+        if self.folder is not None:
+            write_tensors(self.file("score"), {"confusion": score.confusion}, {"network": score.network})
+            self.file("training").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One network that is to be trained and tested."""
+
+    distilled: DistilledSet
+    data: DataSet
+    label: str
+    options: dict
+    protocol: TrainingSettings
+    seed: int
+    repeat: int
+    part: _Part
+
+    def score(self, tick: Callable[[int], object]) -> Score:
+        """Train and test; `tick` is called with the number of epochs that were done since the last call."""
+        found = self.part.read(self.label)
+        if found is not None:
+            tick(self.protocol.epochs)
+            return found
+        device, done = self.data.train.images.device, 0
+
+        def progress(epoch: int, loss: float) -> None:
+            nonlocal done
+            tick(epoch - done)  # more than one after a stop
+            done = epoch
+
+        rng = torch.Generator(device).manual_seed(derive_seed("evaluate", self.seed, self.repeat))
+        network = _create(self.options, self.data, rng).to(device)
+        images, labels = self.distilled.images, self.distilled.labels
+        normalize, state = self.data.train.normalize, self.part.file("training")
+        network = train_classifier(network, images, labels, normalize, self.protocol, rng, progress, state)
+        score = Score(self.label, self.repeat, confusion_matrix(network, self.data.test))
+        self.part.write(score)
+        return score
+
+
+def _side_by_side(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
+    """Scores of the networks of one architecture, as many at a time as there are cores for."""
+    cores = _networks_at_a_time(trainings)
+    if cores == 1:
+        return [training.score(tick) for training in trainings]
+    stopped, lock = Event(), Lock()
+
+    def tick_unless_stopped(epochs: int) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        with lock:
+            tick(epochs)
+
+    with _threads_per_network(cores), ThreadPoolExecutor(cores) as pool:
+        running = [pool.submit(training.score, tick_unless_stopped) for training in trainings]
+        try:
+            return [each.result() for each in running]
+        except BaseException:  # an interrupt too: the others end after their epoch instead of their last one
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _networks_at_a_time(trainings: list[_Training]) -> int:
+    """1 on a GPU, and for networks whose dropout draws from PyTorch's one global generator."""
+    first = trainings[0]
+    on_gpu = first.data.train.images.device.type != "cpu"
+    if on_gpu or any(draws(module) for module in _create(first.options, first.data, None).modules()):
+        return 1
+    return min(torch.get_num_threads(), len(trainings))
+
+
+@contextmanager
+def _threads_per_network(networks: int):
+    """Share the threads of this process among networks that are trained at a time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // networks))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _create(options: dict, data: DataSet, generator: torch.Generator | None) -> Classifier:
@@ -79,15 +240,3 @@ def _create(options: dict, data: DataSet, generator: torch.Generator | None) -> 
     return create_network(
         image_shape=real.image_shape, classes=len(real.classes), generator=generator, **options
     )
-
-
-def random_real(real: RealData, ipc: int, seed: int) -> DistilledSet:
-    """Baseline: `ipc` random training images of each class."""
-    rng = torch.Generator(real.images.device).manual_seed(derive_seed("random_real", seed))
-    labels = torch.arange(len(real.classes)).repeat_interleave(ipc)
-    return DistilledSet(real.batch(ipc, rng).flatten(0, 1).cpu(), labels, {"kind": "random", "seed": seed})
-
-
-def full_set(real: RealData) -> DistilledSet:
-    """Upper reference: all training images."""
-    return DistilledSet(real.images.float() / 255, real.labels, {"kind": "full"})

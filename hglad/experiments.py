@@ -10,11 +10,13 @@ from hglad import ablations
 from hglad.ablations import Variant
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
+from hglad.evaluations import EvaluateTask
 from hglad.priors import load_prior
-from hglad.profile import Profile, changed
+from hglad.profile import Profile
 from hglad.results import Store
+from hglad.runner import required
 from hglad.settings import suggestion
-from hglad.tasks import EvaluateTask, MeasureTask, required
+from hglad.tasks import ClassifierTask, MeasureTask
 
 RATES = ("lr_features", "lr_latents", "lr_pixels")
 
@@ -62,11 +64,9 @@ def evaluation_of(
         iterates: evaluate every measured iterate.
     """
     network = network or _main_network(profile)
-    own = profile.objective(settings.objective).evaluation
-    training = changed(profile.evaluation.training, own, "evaluation.")
     return EvaluateTask(
         profile.data, settings.kind, settings.ipc, settings.seed, network, profile.networks[network],
-        profile.evaluation.repeats, training, settings, iterates,
+        profile.evaluation.repeats, profile.training(network, settings.objective), settings, iterates,
     )  # fmt: skip
 
 
@@ -89,23 +89,55 @@ def _searches(profile: Profile, kinds: list[str], network: str) -> list[Evaluate
 
 
 def _random(profile: Profile, network: str) -> list[EvaluateTask]:
-    evaluation, options = profile.evaluation, profile.networks[network]
     return [
-        EvaluateTask(
-            profile.data, "random", ipc, seed, network, options, evaluation.repeats, evaluation.training
-        )
+        _baseline(profile, network, "random", ipc, seed)
         for ipc in profile.sets["ipc"]
         for seed in profile.sets["seeds"]
     ]
 
 
-def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
+def _baseline(
+    profile: Profile, network: str, method: str, ipc: int | None, seed: int, **source
+) -> EvaluateTask:
+    options, repeats = profile.networks[network], profile.evaluation.repeats
+    return EvaluateTask(
+        profile.data, method, ipc, seed, network, options, repeats, profile.training(network), **source
+    )
+
+
+def _full(profile: Profile, network: str) -> list[EvaluateTask]:
     evaluation, options = profile.evaluation, profile.networks[network]
-    full = [
+    return [
         EvaluateTask(profile.data, "full", None, seed, network, options, 1, evaluation.full_set)
         for seed in range(evaluation.full_set_seeds)
     ]
-    return _random(profile, network) + full
+
+
+def _baselines(profile: Profile, network: str) -> list[EvaluateTask]:
+    return _random(profile, network) + _full(profile, network)
+
+
+def _untrained(profile: Profile, network: str) -> list[EvaluateTask]:
+    """The sets of `studies.baselines` at every ipc; a mean image is one for each class and has no seed."""
+    tasks = []
+    for method in profile.studies.baselines:
+        if method == "class_mean":
+            tasks.append(_baseline(profile, network, method, 1, 0))
+            continue
+        for ipc in profile.sets["ipc"]:
+            for seed in profile.sets["seeds"]:
+                source = _source(profile, method, seed)
+                tasks.append(_baseline(profile, network, method, ipc, seed, **source))
+    return tasks
+
+
+def _source(profile: Profile, method: str, seed: int) -> dict[str, object]:
+    """What a baseline selects or samples with; every seed of a selection has a classifier of its own."""
+    if method.startswith("samples"):
+        return {"prior": profile.prior, "prior_classes": profile.search.labels}
+    return {
+        "classifier": ClassifierTask(profile.data, replace(profile.metric, seed=profile.metric.seed + seed))
+    }
 
 
 def matching_objectives(profile: Profile) -> Experiment:
@@ -208,6 +240,21 @@ def cross_architecture(profile: Profile) -> Experiment:
     return Experiment(profile, tasks)
 
 
+def baselines(profile: Profile) -> Experiment:
+    """Sets that nothing was optimised for beside the searches; all also under other augmentations."""
+    network = _main_network(profile)
+    tasks = _searches(profile, profile.sets["searches"], network)
+    tasks += _untrained(profile, network) + _random(profile, network)
+    under = [_under(task, text) for text in profile.studies.augmentations for task in tasks]
+    return Experiment(profile, tasks + under + _full(profile, network))
+
+
+def _under(task: EvaluateTask, augmentation: str) -> EvaluateTask:
+    """The same evaluation with another augmentation."""
+    training = replace(task.training, augmentation=augmentation)
+    return replace(task, training=training, augmentation=augmentation.replace("_", ", ") or "none")
+
+
 EXPERIMENTS = {
     f.__name__: f
     for f in (
@@ -217,6 +264,7 @@ EXPERIMENTS = {
         metric_ablation,
         cross_architecture,
         paper_vs_code,
+        baselines,
     )
 }
 
@@ -233,6 +281,7 @@ def experiments_of(profile: Profile) -> list[str]:
         "metric_ablation": hierarchical and min(studies.ablation_seeds, studies.part_seeds) > 0,
         "cross_architecture": hierarchical and studies.cross_seeds > 0,
         "paper_vs_code": hierarchical and studies.audit_seeds > 0,
+        "baselines": bool(studies.baselines),
     }
     return [name for name in EXPERIMENTS if wanted[name] and name in asked]
 

@@ -17,7 +17,7 @@ from torchvision.io import encode_png
 from hglad.data import DataSet
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
-from hglad.plots import LABELS, metric_label, objective_label
+from hglad.labels import LABELS, metric_label, objective_label
 from hglad.storage import publish
 
 TEMPLATE = files("hglad") / "templates" / "explorer.html"

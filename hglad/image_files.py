@@ -120,6 +120,16 @@ def decode(path: Path, resolution: int, channels: int) -> np.ndarray:
     return pixels.reshape(resolution, resolution, channels).transpose(2, 0, 1)
 
 
+def decode_unresized(paths: Sequence[Path], channels: int) -> list[np.ndarray]:
+    """Decode files in parallel to uint8 (ch, h, w), each in its own size; channels and errors as `decode`."""
+
+    def pixels(path: Path) -> np.ndarray:
+        image = np.asarray(_in_channels(_read_image(path), channels, path))  # (h, w) or (h, w, ch)
+        return image.reshape(*image.shape[:2], channels).transpose(2, 0, 1)
+
+    return list(_in_threads(pixels, paths, "decoding"))
+
+
 def fit(image: Image.Image, resolution: int, resample: int = Image.Resampling.BICUBIC) -> Image.Image:
     """Resize the short side to `resolution` and crop the centre."""
     short = min(image.size)

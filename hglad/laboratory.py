@@ -8,17 +8,18 @@ import pandas as pd
 import torch
 
 from hglad.activation import activation_maps
+from hglad.baselines import random_real
 from hglad.distillation import DistillationSettings, load_real
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
-from hglad.evaluation import random_real
 from hglad.experiments import EXPERIMENTS, Experiment, layer_count, layers_of
 from hglad.profile import Profile, profile_from
 from hglad.results import Store
+from hglad.runner import run_all
 from hglad.settings import suggestion
 from hglad.stages import Stage
 from hglad.storage import read_json
-from hglad.tasks import DistillTask, MeasureTask, load_classifier, run_all
+from hglad.tasks import DistillTask, MeasureTask, load_classifier
 
 
 def _column(metric: str) -> str:

@@ -23,8 +23,9 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 from hglad.errors import HgladError
-from hglad.results import seed_means, summarise
+from hglad.labels import LABELS, metric_label
 from hglad.stages import Stage
+from hglad.statistics import seed_means, summarise
 
 # Colours of Okabe & Ito (2008), told apart with any colour vision; a method has the same one everywhere.
 COLOURS = {
@@ -33,27 +34,6 @@ COLOURS = {
     "single": "#E69F00",
     "hierarchical": "#009E73",
     "full": "#000000",
-}
-LABELS = {
-    "random": "random real",
-    "pixels": "pixels",
-    "single": "GLaD",
-    "hierarchical": "H-GLaD",
-    "full": "full set",
-}
-METRIC_LABELS = {
-    "class_relevant": "class-relevant feature distance",
-    "feature": "unweighted feature distance",
-    "random_feature": "distance of untrained features",
-    "released_feature": "distance as released",
-    "loss": "matching loss, fixed draws",
-    "held_out_error": "error on held-out training images (%)",
-}
-OBJECTIVE_LABELS = {
-    "": LABELS["random"],
-    "dc": "gradient matching (DC)",
-    "dm": "distribution matching (DM)",
-    "mtt": "trajectory matching (MTT)",
 }
 ACCURACY = "test accuracy (%)"
 SELECTED = {"markeredgecolor": "black", "markersize": 7}
@@ -69,16 +49,6 @@ STYLE = {
     "grid.color": "#e3e3e3",
     "legend.frameon": False,
 }
-
-
-def objective_label(name: str) -> str:
-    """Name of an objective for a reader; none is random real images."""
-    return OBJECTIVE_LABELS.get(name, name.upper())
-
-
-def metric_label(name: str) -> str:
-    """Name of a metric for a reader."""
-    return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
 @matplotlib.rc_context(STYLE)

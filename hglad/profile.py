@@ -13,7 +13,8 @@ from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.objectives.registry import SHARED
-from hglad.settings import convert, from_dict, read_yaml, suggestion
+from hglad.protocols import protocol
+from hglad.settings import convert, from_dict, later, read_yaml, suggestion
 from hglad.stages import KINDS, SearchSettings
 from hglad.training import TrainingSettings
 
@@ -46,18 +47,14 @@ class MetricSettings:
     """How the classifier is trained on the real set."""
     seed: int = 0
     """Seed of the classifier."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = later(dict)
     """Options of the metric itself, such as `layer` or `normalisation` of class_relevant."""
-    held_out: float = 0.25
+    held_out: float = later(0.25)
     """Share of the training images that `accuracy` is measured on and its search does not see."""
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise HgladError(f"metric.held_out is {self.held_out}: expected a share between 0 and 1")
-
-    def later(self) -> list[str]:
-        """Keys that came later and have their defaults: absent from a fingerprint, as before they came."""
-        return [key for key, usual in (("options", {}), ("held_out", 0.25)) if getattr(self, key) == usual]
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,24 @@ class EvaluationSettings:
 
     repeats: int = 5
     """Networks trained per distilled set and architecture. Source: GLaD."""
+    protocol: str = "glad"
+    """Named protocol, `glad`, `dm` or `dc`, whose values hold where `training` has none."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    """Training of each network on the distilled set. Source: GLaD."""
+    """Training of each network on the distilled set."""
+    networks: dict[str, Any] = field(default_factory=dict)
+    """Changes to `training` for some architectures, label of `networks` to keys; GLaD: VGG-11 at 0.0001."""
     full_set: TrainingSettings = field(default_factory=TrainingSettings)
     """Training on the full training set, which has many more steps per epoch."""
     full_set_seeds: int = 3
     """Networks trained on the full training set; 0 leaves this baseline out."""
+
+    @staticmethod
+    def complete(values: dict[str, Any]) -> dict[str, Any]:
+        """Values with those of the protocol in `training`, for `hglad.settings.from_dict`."""
+        own = values.get("training", {})
+        if not isinstance(own, dict):
+            return values
+        return values | {"training": vars(protocol(values.get("protocol", "glad"))) | own}
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,17 @@ class Studies:
     """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
     audit_seeds: int = 0
     """Distillation seeds of the paper's search with each behaviour of the released code; 0 leaves it out."""
+    baselines: tuple[str, ...] = ()
+    """Sets that nothing was optimised for, beside random images and the full set: `herding`, `k_center`,
+    `class_mean`, `samples`, `samples_averaged`; none leaves the study of baselines out."""
+    augmentations: tuple[str, ...] = ()
+    """Further augmentations of the training on the sets of that study, as `evaluation.training` takes them;
+    the empty text is none."""
+
+    def __post_init__(self):
+        _check_names("studies.baselines", list(self.baselines), BASELINES)
+        for text in self.augmentations:
+            Augmentation(text)
 
 
 @dataclass(frozen=True)
@@ -157,10 +177,18 @@ class Profile:
         Augmentation(self.surrogate.augmentation)
         for name in self.objectives:
             self.objective(name)
-        if self.prior is None and self.sets["searches"] != ["pixels"]:
+        if self.prior is None and not set(self.sets["searches"]) <= {"pixels"}:
             found = self.sets["searches"]
             raise HgladError(
                 f"sets.searches is {found} without a prior: expected ['pixels'], or name a prior"
+            )
+        for label, changes in self.evaluation.networks.items():
+            _check_names("evaluation.networks", [label], self.networks)
+            changed(self.evaluation.training, changes, f"evaluation.networks.{label}.")
+        sampled = [name for name in self.studies.baselines if name.startswith("samples")]
+        if sampled and self.prior is None:
+            raise HgladError(
+                f"studies.baselines has '{sampled[0]}' without a prior: name one or leave it out"
             )
         for group, least in (("surrogate", 1), ("evaluation", 1), ("studies", 0)):
             _check_counts(group, getattr(self, group), least)
@@ -203,6 +231,12 @@ class Profile:
         settings = changed(self.search, own.search, f"{key}.search.")
         return changed(settings, own.tuned.get(kind, {}), f"{key}.tuned.{kind}.")
 
+    def training(self, network: str, objective: str | None = None) -> TrainingSettings:
+        """Training of an architecture on a set: the profile's, changed for the objective, then for it."""
+        own = self.objective(objective).evaluation if objective else {}
+        settings = changed(self.evaluation.training, own, "evaluation.")
+        return changed(settings, self.evaluation.networks.get(network, {}), f"evaluation.networks.{network}.")
+
     def ipcs(self, objective: str) -> list[int]:
         """Images per class of an objective."""
         return list(self.objective(objective).ipc) or self.sets["ipc"]
@@ -212,8 +246,9 @@ class Profile:
             if key not in SETS:
                 raise HgladError(f"unknown key 'sets.{key}': {suggestion(key, SETS)}")
         for key, example in SETS.items():
-            if not isinstance(self.sets.get(key), list) or not self.sets[key]:
-                raise HgladError(f"sets.{key} is {self.sets.get(key)!r}: expected a list such as {example}")
+            found = self.sets.get(key)
+            if not isinstance(found, list) or not (found or key == "searches"):
+                raise HgladError(f"sets.{key} is {found!r}: expected a list such as {example}")
         _check_names("sets.searches", self.sets["searches"], KINDS)
         _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
         _check_whole("sets.ipc", self.sets["ipc"], 1)
@@ -248,6 +283,7 @@ def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:
     return from_dict(type(settings), vars(settings) | changes, where)
 
 
+BASELINES = ("herding", "k_center", "class_mean", "samples", "samples_averaged")
 SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}
 
 
@@ -260,11 +296,22 @@ def _check_names(key: str, names: list, known) -> None:
 def _check_network(key: str, options: Any) -> None:
     if not isinstance(options, dict) or "name" not in options:
         raise HgladError(f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}")
+    if ":" in str(options["name"]):
+        return _check_library(key, options)
     _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
     known = NETWORKS.options(options["name"])
     for option in options.keys() - {"name"}:
         if option not in known:
             raise HgladError(f"unknown key '{key}.{option}': {suggestion(option, ['name', *known])}")
+
+
+def _check_library(key: str, options: dict[str, Any]) -> None:
+    """A network of torchvision or timm; what the model makes of its options shows when it is created."""
+    try:
+        library, model = NETWORKS.library(options["name"])
+        library.check(model, options.keys() - {"name"})
+    except HgladError as error:
+        raise HgladError(f"{key}: {error}") from error
 
 
 def _check_whole(key: str, values: list, least: int) -> None:

@@ -14,15 +14,16 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 
 from hglad.distillation import DistillationSettings, load_real, planned_stages
+from hglad.evaluations import EvaluateTask
 from hglad.experiments import layer_count
+from hglad.labels import LABELS, method_label, method_place, objective_label
 from hglad.laboratory import Laboratory
-from hglad.plots import LABELS, objective_label
 from hglad.presets import PRESETS, preset, published_schedule
 from hglad.priors import prior_card, prior_hash
 from hglad.profile import Profile
-from hglad.results import as_cell, paired, published, seed_means, summarise
+from hglad.published import published
 from hglad.stages import Stage
-from hglad.tasks import EvaluateTask
+from hglad.statistics import as_cell, paired, seed_means, summarise
 
 DPI = 130
 NONE = "–"
@@ -105,7 +106,7 @@ def _method_table(rows: pd.DataFrame, column: str, label) -> Table:
     wide = summary.pivot_table(
         index=["objective", "method"], columns=column, values="cell", aggfunc="first", sort=False
     )
-    order = sorted(wide.index, key=lambda pair: (list(LABELS).index(pair[1]), pair[0]))
+    order = sorted(wide.index, key=lambda pair: (method_place(pair[1]), pair[0]))
     wide = wide.loc[order, columns]
     wide.index = pd.Index([_method_name(*pair, many=_many_objectives(rows)) for pair in order], name="method")
     wide.columns = [label(value) for value in columns]
@@ -117,7 +118,7 @@ def _many_objectives(rows: pd.DataFrame) -> bool:
 
 
 def _method_name(objective: str, method: str, many: bool) -> str:
-    return f"{LABELS[method]} ({objective.upper()})" if many and objective else LABELS[method]
+    return f"{method_label(method)} ({objective.upper()})" if many and objective else method_label(method)
 
 
 def _ipc_column(ipc: float) -> str:
@@ -247,7 +248,7 @@ def verdict(name: str, estimate: pd.Series) -> str:
 
 
 def _comparison(row: pd.Series) -> str:
-    return f"{LABELS[row['first']]} − {LABELS[row['second']]}"
+    return f"{method_label(row['first'])} − {method_label(row['second'])}"
 
 
 def _interval(row: pd.Series) -> str:
@@ -439,7 +440,7 @@ def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:
 def gap_table(gaps: pd.DataFrame) -> Table:
     """Gap between the main network and the others, in points."""
     many = gaps["objective"].replace("", None).dropna().nunique() > 1
-    gaps = gaps.sort_values("method", key=lambda names: names.map(list(LABELS).index), kind="stable")
+    gaps = gaps.sort_values("method", key=lambda names: names.map(method_place), kind="stable")
     cells = {
         "method": [_method_name(row["objective"], row["method"], many) for _, row in gaps.iterrows()],
         "gap (points)": gaps["mean"].map(signed),

@@ -1,18 +1,18 @@
-"""Result rows on disk, and what is said of them: means, intervals, comparison of two sets of results."""
+"""Result rows on disk, the cells that they belong to, and the comparison of two sets of results."""
 
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from torch import Tensor
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
-from hglad.storage import read_json, write_json
+from hglad.statistics import summarise, t_factor
+from hglad.storage import read_json, read_tensors, write_json, write_tensors
 
-CONFIDENCE = 0.95
 CELL = [
     "objective",
     "generator",
@@ -21,7 +21,8 @@ CELL = [
     "layer",
     "ipc",
     "network",
-]  # what a table cell is about
+]  # what a table cell is about; further columns of marks belong to it as well, see `cell_columns`
+NOT_CELL = {"seed", "repeat", "accuracy", "key", "iterate", "stage", "step"}
 
 
 class Store:
@@ -37,6 +38,21 @@ class Store:
     def of_profile(cls, profile: str, folder: Path | str | None = None) -> Self:
         """Results of a profile in `folder`, by default where `hglad.paths.results_folder` says."""
         return cls(folder or results_folder(profile))
+
+    @classmethod
+    def named(cls, name: str, folder: Path | str | None = None) -> Self:
+        """Results in a folder of that path, else those of the profile of that name.
+
+        Raises:
+            HgladError: neither a folder nor a known profile.
+        """
+        if Path(name).is_dir():
+            return cls(name)
+        known = {path.name for path in (PROJECT / "data" / "results").glob("*/")}
+        known |= {path.stem for path in (PROJECT / "configs").glob("*.yaml")}
+        if name not in known:
+            raise HgladError(f"no profile or folder of results '{name}': {suggestion(name, known)}")
+        return cls.of_profile(name, folder)
 
     def set_folder(self, key: str) -> Path:
         """Folder of a distilled set."""
@@ -54,12 +70,35 @@ class Store:
         """Rows of an evaluation."""
         return self.root / "evaluations" / f"{key}.json"
 
+    def parts_folder(self, key: str) -> Path:
+        """What an evaluation under way keeps; not committed."""
+        return self.root / "evaluations" / f"{key}.parts"
+
+    def confusion_file(self, key: str) -> Path:
+        """Confusion matrices of an evaluation, one per row."""
+        return self.root / "evaluations" / f"{key}.safetensors"
+
+    def confusions(self, key: str) -> Tensor:
+        """Images by row of the evaluation, true class and predicted class, int64 (rows, classes, classes).
+
+        Raises:
+            HgladError: an evaluation from before they were kept.
+        """
+        file = self.confusion_file(key)
+        if not file.is_file():
+            raise HgladError(f"no file {file}: delete {key}.json beside it to have the evaluation made again")
+        return read_tensors(file)["confusion"].long()
+
     def distances_file(self, key: str) -> Path:
         """Distances of the iterates of a run by several metrics."""
         return self.root / "distances" / f"{key}.json"
 
-    def write_rows(self, key: str, frame: pd.DataFrame, provenance: dict) -> None:
-        """Keep the rows of an evaluation with their provenance."""
+    def write_rows(
+        self, key: str, frame: pd.DataFrame, provenance: dict, confusions: Tensor | None = None
+    ) -> None:
+        """Keep the rows of an evaluation with their provenance, and a confusion matrix for each row."""
+        if confusions is not None:  # first, because the rows say that the evaluation is done
+            write_tensors(self.confusion_file(key), {"confusion": confusions.int()})
         write_json(self.evaluation_file(key), {"rows": frame.to_dict("records"), "provenance": provenance})
 
     def rows(self, keys: list[str] | None = None) -> pd.DataFrame:
@@ -87,78 +126,6 @@ class Store:
         return content[part]
 
 
-def seed_means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean accuracy of each distillation seed over its evaluation repeats, with the number of repeats."""
-    groups = rows.groupby([*by, "seed"], sort=False, dropna=False)["accuracy"]
-    return groups.agg(accuracy="mean", repeats="count").reset_index()
-
-
-def published(dataset: str, resolution: int, ipc: int) -> pd.DataFrame:
-    """Accuracies that papers report for a ConvNet of the surrogate's kind, from `data/published.csv`.
-
-    Returns:
-        Columns of the file; `source` names the paper. Empty where nothing was published.
-    """
-    table = pd.read_csv(PROJECT / "data" / "published.csv", dtype={"ipc": str})
-    same = table["evaluation"].str.startswith("same architecture")
-    chosen = (table["dataset"] == dataset) & (table["resolution"] == resolution) & (table["ipc"] == str(ipc))
-    return table[same & chosen]
-
-
-def summarise(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean accuracy over distillation seeds with a t interval.
-
-    The repeats of one distilled set are averaged first, so the interval speaks of new distillation runs, not
-    of new networks on the same set.
-
-    Returns:
-        One row per group: `mean`, `low`, `high` (95 %), `sd` over seeds, `seeds` (n) and `repeats` (m).
-    """
-    means = seed_means(rows, by).groupby(by, sort=False, dropna=False)
-    table = means.agg(
-        mean=("accuracy", "mean"),
-        sd=("accuracy", "std"),
-        seeds=("accuracy", "count"),
-        repeats=("repeats", "max"),
-    ).reset_index()
-    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half)
-
-
-def t_factor(n: pd.Series) -> np.ndarray:
-    """Two-sided 95 % quantile of Student's t with n - 1 degrees of freedom; nan for a single value."""
-    return stats.t.ppf((1 + CONFIDENCE) / 2, np.where(n > 1, n - 1, np.nan))
-
-
-def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.DataFrame:
-    """Difference `first` - `second` in accuracy over shared distillation seeds, with a paired t interval.
-
-    Raises:
-        HgladError: a method that has no rows.
-    """
-    methods = rows["method"].unique()
-    for method in (first, second):
-        if method not in methods:
-            raise HgladError(f"no results of method '{method}': {suggestion(method, methods)}")
-    wide = seed_means(rows, [*by, "method"]).pivot_table(
-        index=[*by, "seed"], columns="method", values="accuracy"
-    )
-    difference = (wide[first] - wide[second]).dropna().rename("difference").reset_index()
-    table = (
-        difference.groupby(by, sort=False)["difference"]
-        .agg(mean="mean", sd="std", seeds="count")
-        .reset_index()
-    )
-    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half, comparison=f"{first} - {second}")
-
-
-def as_cell(row: pd.Series) -> str:
-    """Table cell: mean and half width of the interval (none for one seed), then seeds x repeats."""
-    half = f" ± {(row['high'] - row['low']) / 2:.1f}" if row["seeds"] > 1 else ""
-    return f"{row['mean']:.1f}{half} ({row['seeds']:.0f}×{row['repeats']:.0f})"
-
-
 def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     """Hold recomputed means against the committed seeds.
 
@@ -172,21 +139,22 @@ def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
     Raises:
         HgladError: no cell that both have.
     """
-    old, new = (summarise(_main_rows(rows), CELL) for rows in (committed, recomputed))
-    table = old.merge(new, on=CELL, suffixes=("", "_new"))
+    cell = [*CELL, *(name for name in cell_columns(committed, recomputed) if name not in CELL)]
+    old, new = (summarise(_as_text(main_rows(rows), cell), cell) for rows in (committed, recomputed))
+    table = old.merge(new, on=cell, suffixes=("", "_new"))
     if table.empty:
         raise HgladError("the two sets of results share no cell: expected results of the same profile")
     half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
     half = np.maximum(half, _accuracy_step(committed))
     low, high = table["mean"] - half, table["mean"] + half
     inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
-    compared = table[CELL].assign(
+    compared = table[cell].assign(
         committed=table["mean"].round(2),
         recomputed=table["mean_new"].round(2),
         interval=[f"{a:.2f} to {b:.2f}" if a <= b else "-" for a, b in zip(low, high, strict=True)],
         verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
     )
-    return compared.sort_values(CELL, ignore_index=True)
+    return compared.sort_values(cell, ignore_index=True)
 
 
 def _accuracy_step(rows: pd.DataFrame) -> float:
@@ -195,12 +163,31 @@ def _accuracy_step(rows: pd.DataFrame) -> float:
     return steps.min() if len(steps) else 0.0
 
 
-def _main_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of distilled sets and baselines, without those of single iterates; empty cells as text."""
-    if "iterate" in rows:
-        rows = rows[rows["iterate"].isna()]
-    marks = {key: None for key in ("generator", "variant") if key not in rows}
-    return rows.assign(**marks).fillna(dict.fromkeys(("objective", "generator", "variant", "layer"), "-"))
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of distilled sets and baselines, without those of single iterates."""
+    return rows[rows["iterate"].isna()] if "iterate" in rows else rows
+
+
+def cell_columns(*frames: pd.DataFrame) -> list[str]:
+    """Columns that say which cell a row belongs to: those of `CELL` that occur, then every other mark.
+
+    A mark is a column of text or truth values, such as `augmentation`; further numbers are measurements.
+    """
+    present = [name for name in CELL if any(name in rows for rows in frames)]
+    others = dict.fromkeys(name for rows in frames for name in rows if _is_mark(rows, name))
+    return present + list(others)
+
+
+def _is_mark(rows: pd.DataFrame, name: str) -> bool:
+    values = rows[name].dropna()
+    return name not in (*CELL, *NOT_CELL) and len(values) > 0 and values.map(type).isin([str, bool]).all()
+
+
+def _as_text(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """Cells that are empty as text, so that they equal each other; ipc and network always are there."""
+    rows = rows.assign(**{name: None for name in cell if name not in rows})
+    marks = [name for name in cell if name not in ("method", "ipc", "network")]
+    return rows.astype(dict.fromkeys(marks, object)).fillna(dict.fromkeys(marks, "-"))
 
 
 def verdict(table: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from hglad.plots import metric_label
 from hglad.report import NONE, Sentences, Table, signed, verdict
-from hglad.results import paired, summarise
+from hglad.statistics import paired, summarise
 
 RUN = ["objective", "seed"]  # what makes a run
 RESAMPLES = 9999

@@ -29,7 +29,8 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
     """Build a settings dataclass from plain values, as YAML or JSON gives them.
 
     Args:
-        cls: frozen dataclass; nested dataclasses, tuples, dicts and optional fields are followed.
+        cls: frozen dataclass; nested dataclasses, tuples, dicts and optional fields are followed. Its static
+            method `complete`, if it has one, fills in values that follow from others.
         values: mapping from field names to values.
         where: prefix of the key in messages, such as `search.`
 
@@ -40,6 +41,8 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
         raise HgladError(
             f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values"
         )
+    if hasattr(cls, "complete"):
+        values = cls.complete(values)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
@@ -108,6 +111,34 @@ def _is_number(value: Any) -> bool:
         return False
 
 
+def later(default: Any) -> Any:
+    """A field that came later: absent from a fingerprint where it has its default, as before it came.
+
+    Args:
+        default: the value, or `dict` for a new empty one.
+    """
+    kind = "default_factory" if default is dict else "default"
+    return dataclasses.field(**{kind: default}, metadata={"later": True})
+
+
+def is_later(field: dataclasses.Field) -> bool:
+    """Whether a field came later."""
+    return field.metadata.get("later", False)
+
+
+def identity(settings: Any) -> Any:
+    """What a fingerprint is made of: the values of a settings dataclass, without unused later fields."""
+    if dataclasses.is_dataclass(settings):
+        used = [f for f in dataclasses.fields(settings) if not (is_later(f) and _is_default(settings, f))]
+        return {f.name: identity(getattr(settings, f.name)) for f in used}
+    return settings
+
+
+def _is_default(settings: Any, field: dataclasses.Field) -> bool:
+    made = field.default_factory
+    return getattr(settings, field.name) == (field.default if made is dataclasses.MISSING else made())
+
+
 def to_dict(settings: Any) -> Any:
     """Plain values of a settings dataclass, ready for JSON or YAML."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -115,7 +146,7 @@ def to_dict(settings: Any) -> Any:
 
 def fingerprint(*parts: Any) -> str:
     """Short hash of dataclasses and plain values: the key under which a result is kept."""
-    plain = [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+    plain = [identity(part) for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 

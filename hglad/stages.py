@@ -6,28 +6,12 @@ from math import inf
 
 from hglad.errors import HgladError
 from hglad.priors.base import PRECISIONS
+from hglad.settings import later
 
 KINDS = ("pixels", "single", "hierarchical")
 FEATURES = ("generated", "gaussian")
 STYLES = ("kept", "redrawn", "frozen")
 LATENT = "latent"  # name of the stage in w alone
-LATER = (
-    "truncation",
-    "labels",
-    "features",
-    "lr_weights",
-    "precision",
-    "latent_stage",
-    "shares",
-    "stage_lr_f",
-    "stage_lr_w",
-    "budget",
-    "stage_start",
-    "styles",
-    "nan_to_zero",
-    "normalise_generated",
-)
-"""Settings that came later: absent from a fingerprint where they have their defaults, as before they came."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +20,7 @@ class SearchSettings:
 
     steps: int = 1000
     """Optimisation steps in all, shared by the stages. Source: GLaD."""
-    budget: str = "steps"
+    budget: str = later("steps")
     """What is kept whatever the stages: `steps`, or `flops`, the generator's work of `steps` steps at
     `layer`, of which cheaper stages get more steps; pixel space, which has none, keeps its `steps`."""
     layer: int = 4
@@ -44,10 +28,10 @@ class SearchSettings:
     stages: tuple[int, ...] = ()
     """Split points of the hierarchical search; empty: all of them, the last one is pixel space. At a coarser
     one than before the features follow from w again."""
-    latent_stage: bool = False
+    latent_stage: bool = later(False)
     """Begin the hierarchical search with a stage in w alone, from which the features follow. Source:
     H-GLaD."""
-    shares: tuple[float, ...] = ()
+    shares: tuple[float, ...] = later(())
     """Share of the steps of each stage, in proportion, the latent stage's first; empty: even."""
     rates: str = "absolute"
     """`absolute`: lr_* are learning rates; `relative`: they are multiplied by |x| / |gradient of x| at the
@@ -58,30 +42,30 @@ class SearchSettings:
     """Learning rate of the styles w. Source: H-GLaD with DM."""
     lr_pixels: float = 1.0
     """Learning rate in pixel space. Source: DM."""
-    stage_lr_f: tuple[float, ...] = ()
+    stage_lr_f: tuple[float, ...] = later(())
     """Rate of f (of the images in pixel space) in each stage, the latent stage's first, where it is not used;
     empty: lr_features and lr_pixels."""
-    stage_lr_w: tuple[float, ...] = ()
+    stage_lr_w: tuple[float, ...] = later(())
     """Rate of w in each stage, the latent stage's first; empty: lr_latents."""
     momentum: float = 0.5
     """Momentum of SGD, started afresh in every stage. Source: DC, DM, GLaD."""
     clip: float | None = 10.0
     """Features are clamped to +- clip when a stage begins; none is without. Source: H-GLaD, released code."""
-    nan_to_zero: bool = True
+    nan_to_zero: bool = later(True)
     """Features that are not a number become 0 when a stage begins; else the run stops there. Source: H-GLaD,
     released code."""
     average: int = 1
     """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
-    truncation: float = 1.0
+    truncation: float = later(1.0)
     """Pull of the starting latents towards the mean of their class: 1 none, 0 all the way."""
-    labels: tuple[int, ...] = ()
+    labels: tuple[int, ...] = later(())
     """Class of the generator for each class of the data; empty: the same (ImageNet's for its subsets)."""
-    features: str = "generated"
+    features: str = later("generated")
     """Features at the start: `generated` by the layers before it, or `gaussian` noise with the mean and
     deviation of each of their channels. Source: GLaD."""
-    lr_weights: float = 0.0
+    lr_weights: float = later(0.0)
     """Learning rate of the generator's own weights, along with the latents; 0 leaves them frozen."""
-    precision: str = "float32"
+    precision: str = later("float32")
     """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
     memory: float | None = None
     """GiB that the generator's graph may take; none: half of this process's share of the device's memory."""
@@ -91,12 +75,12 @@ class SearchSettings:
     """`metric`: keep the iterate with the smallest distance; `last`: keep the last one."""
     select_every: int = 5
     """Steps between two measurements of the distance; a stage's first and last iterate are measured too."""
-    stage_start: str = "best"
+    stage_start: str = later("best")
     """Iterate of a stage that the next one starts from: the `best` by `selection`, or the `last`."""
-    normalise_generated: bool = True
+    normalise_generated: bool = later(True)
     """Whether the matching networks see distilled images normalised like real ones; they do not in the
     released code with a generator."""
-    styles: str = "kept"
+    styles: str = later("kept")
     """w when a later stage begins: `kept` as it is, `redrawn` from the mapping, or kept and `frozen`."""
 
     def __post_init__(self):

@@ -1,14 +1,8 @@
 """Units of work whose results are kept: a task knows its fingerprint, hence whether its result is there."""
 
-import os
 import time
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import joblib
-import pandas as pd
-import torch
 
 from hglad import augment, training
 from hglad.data import DataSettings, RealData
@@ -22,20 +16,17 @@ from hglad.distillation import (
     train_metric_classifier,
 )
 from hglad.distilled import DistilledSet
-from hglad.evaluation import evaluate, full_set, random_real
 from hglad.experts import ExpertSettings, expert_file, experts_key, train_expert
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import NETWORKS, Classifier, create_network
 from hglad.profile import MetricSettings
-from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.results import Store
 from hglad.settings import fingerprint
 from hglad.storage import read_tensors, write_json, write_tensors
-from hglad.training import TrainingSettings
 
 
-def _versions(network: dict) -> dict[str, int]:
+def classifier_versions(network: dict) -> dict[str, int | str]:
     """Versions of what trains a classifier."""
     return {
         "training": training.VERSION,
@@ -56,7 +47,7 @@ class ClassifierTask:
     def key(self) -> str:
         """Fingerprint."""
         used = {"network": self.metric.network, "seed": self.metric.seed}
-        versions = _versions(self.metric.network)
+        versions = classifier_versions(self.metric.network)
         return fingerprint(used, self.metric.training, data_hash(self.data), versions)
 
     @property
@@ -70,8 +61,11 @@ class ClassifierTask:
 
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
-        network = train_metric_classifier(self.metric, load_real(self.data, device))
-        write_tensors(store.classifier_file(self.key), network.state_dict())
+        file = store.classifier_file(self.key)
+        state = file.with_suffix(".state")
+        network = train_metric_classifier(self.metric, load_real(self.data, device), state=state)
+        write_tensors(file, network.state_dict())
+        state.unlink(missing_ok=True)
 
 
 def load_classifier(task: ClassifierTask, store: Store, device: str = "cpu") -> Classifier:
@@ -173,93 +167,6 @@ class DistillTask:
 
 
 @dataclass(frozen=True)
-class EvaluateTask:
-    """Train networks on one set; `method` is a search, `random` or `full`."""
-
-    data: DataSettings
-    method: str
-    ipc: int | None
-    seed: int
-    network: str
-    options: dict
-    repeats: int
-    training: TrainingSettings
-    distilled: DistillationSettings | None = None
-    """Where the set comes from, unless it is a baseline."""
-    iterates: bool = False
-    """Evaluate every kept iterate instead of the selected one."""
-    generator: str | None = None
-    """Where it is not the profile's; marks the rows, so that no table mixes them with the others."""
-    variant: str | None = None
-    """Name of the part in which the search differs; marks the rows as well."""
-    phase = 2
-
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
-        source = self.distilled.fingerprint if self.distilled else [data_hash(self.data), self.seed]
-        return fingerprint(
-            source, self.method, self.ipc, self.network, self.options, self.repeats, self.training,
-            self.iterates, _versions(self.options),
-        )  # fmt: skip
-
-    @property
-    def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
-        real = load_real(self.data).train
-        images = self.ipc * len(real.classes) if self.ipc else len(real.images)
-        sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
-        return 3 * self.training.epochs * self.repeats * images * sets
-
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return store.evaluation_file(self.key).is_file()
-
-    def run(self, store: Store, device: str) -> None:
-        """Compute and keep the result."""
-        watch, data = Stopwatch(device), load_real(self.data, device)
-        frames = [self._rows(part, data).assign(**marks) for part, marks in self._sets(store, data)]
-        provenance = watch.provenance() | {
-            "settings": {"method": self.method, "training": self.training.__dict__, "network": self.options},
-            "data_hash": data_hash(self.data),
-            "set": self.distilled.fingerprint if self.distilled else self.method,
-        }
-        store.write_rows(self.key, pd.concat(frames, ignore_index=True), provenance)
-
-    def _sets(self, store: Store, data):
-        if self.method == "random":
-            return [(random_real(data.train, self.ipc, self.seed), {})]
-        if self.method == "full":
-            return [(full_set(data.train), {})]
-        distilled = DistilledSet.load(store.set_folder(self.distilled.fingerprint))
-        if not self.iterates:
-            return [(distilled, {})]
-        moments = distilled.card["history"]
-        return [
-            (
-                replace(distilled, images=images.float() / 255),
-                {"iterate": index, "stage": moment[0], "step": moment[1]},
-            )
-            for index, (images, moment) in enumerate(zip(distilled.iterates, moments, strict=True))
-        ]
-
-    def _rows(self, distilled: DistilledSet, data) -> pd.DataFrame:
-        frame = evaluate(
-            distilled, data, {self.network: self.options}, self.repeats, self.training, self.seed
-        )
-        source = self.distilled
-        marks = {
-            "objective": source.objective if source else None,
-            "method": self.method,
-            "layer": source.search.layer if source and source.kind == "single" else None,
-            "ipc": self.ipc,
-            "seed": self.seed,
-        }
-        marks |= {key: mark for key in ("generator", "variant") if (mark := getattr(self, key))}
-        return pd.DataFrame([marks | row for row in frame.to_dict("records")])
-
-
-@dataclass(frozen=True)
 class MeasureTask:
     """Distances of the kept iterates of a run by several metrics, on the images that are evaluated.
 
@@ -330,52 +237,3 @@ class MeasureTask:
             held_out=parts_for(own, real)[1],
             **(settings.metric.options if name == settings.metric.name else {}),
         )
-
-
-def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
-    """The tasks, the sets behind them and the classifiers behind those, each once."""
-    sources = [task.settings if isinstance(task, MeasureTask) else task.distilled for task in tasks]
-    distillations = [DistillTask(settings) for settings in sources if settings]
-    classifiers = [task.classifier for task in distillations]
-    return list({task.key: task for task in [*classifiers, *distillations, *tasks]}.values())
-
-
-SMALL = 1e5  # cost in all below which starting processes takes longer than they save
-
-
-def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "cpu") -> None:
-    """Compute the tasks whose results are missing, several at a time on processors, one at a time on a GPU.
-
-    A stop at any moment loses the runs under way at most, and those go on from their last saved state.
-    """
-    missing = _missing(tasks, store)
-    if not missing:
-        return
-    total = sum(task.cost for task in missing)
-    usual = os.cpu_count() if total > SMALL else 1
-    cores = 1 if device != "cpu" else min(cores or usual, len(missing))
-    shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-    bar = progress_bar(total, "runs", "image", bar_format=shape)
-    # joblib replaces a worker whose memory has grown, and says so
-    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-    for phase in sorted({task.phase for task in missing}):
-        ready = sorted((task for task in missing if task.phase == phase), key=lambda task: -task.cost)
-        parallel = joblib.Parallel(cores, return_as="generator_unordered", batch_size=1, pre_dispatch=cores)
-        for task in parallel(joblib.delayed(_run_one)(task, store, device, cores) for task in ready):
-            bar.update(task.cost)
-    bar.close()
-
-
-def _missing(tasks: list, store: Store) -> list:
-    """Tasks without a result, with the experts that they need: large files, of no use once a set is there."""
-    missing = [task for task in tasks if not task.done(store)]
-    experts = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
-    experts = {task.key: task for task in experts if not task.done(store)}
-    return [*experts.values(), *missing]
-
-
-def _run_one(task, store: Store, device: str, cores: int):
-    if cores > 1:
-        torch.set_num_threads(max(1, os.cpu_count() // cores))
-    task.run(store, device)
-    return task

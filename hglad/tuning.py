@@ -14,13 +14,15 @@ from scipy.stats import qmc
 
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
+from hglad.evaluations import EvaluateTask
 from hglad.experiments import evaluation_of, layer_count
 from hglad.profile import Profile
 from hglad.provenance import Stopwatch
-from hglad.results import Store, seed_means
+from hglad.results import Store
+from hglad.runner import required, run_all
 from hglad.stages import KINDS
+from hglad.statistics import seed_means
 from hglad.storage import read_json
-from hglad.tasks import EvaluateTask, required, run_all
 
 SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
 GROWTH = 2.0  # a stage has from half to twice the steps of the one before

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from hglad.results import Store
+
 
 def make_distances() -> pd.DataFrame:
     """Two runs of two stages; the second stage begins with the images of iterate 1."""
@@ -27,3 +29,51 @@ def make_variants() -> pd.DataFrame:
         for seed in range(3)
         for repeat in range(2)
     )
+
+
+def cell_rows(accuracies: dict[int, list[float]], method: str = "pixels", **marks: object) -> pd.DataFrame:
+    """Rows of one table cell: the accuracies of each seed's repeats."""
+    cell = {"objective": "dm", "method": method, "layer": None, "ipc": 1, "network": "ConvNet"} | marks
+    return pd.DataFrame(
+        [
+            cell | {"seed": seed, "repeat": repeat, "accuracy": value}
+            for seed, values in accuracies.items()
+            for repeat, value in enumerate(values)
+        ]
+    )
+
+
+def together(*frames: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(frames, ignore_index=True)
+
+
+def simulated(cells: int, seeds: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Rows of many cells whose seeds come from one normal distribution (mean 60, deviation 2)."""
+    frame = pd.DataFrame({"ipc": np.arange(cells).repeat(seeds), "seed": np.tile(np.arange(seeds), cells)})
+    marks = {"objective": "dm", "method": "pixels", "layer": None, "network": "ConvNet", "repeat": 0}
+    return frame.assign(**marks, accuracy=generator.normal(60, 2, cells * seeds))
+
+
+THREE_SEEDS = {0: [50.0, 52.0], 1: [52.0, 56.0], 2: [53.0, 55.0]}  # means 51, 54, 54
+
+PROVENANCE = {
+    "commit": "0123456789abcdef",
+    "clean": True,
+    "hglad": "0.1.0",
+    "python": "3.11.7",
+    "packages": {"torch": "2.11.0", "numpy": "2.4.6"},
+    "device": "a processor, 1 of 2 threads",
+    "started": "2026-01-02T03:04:05Z",
+    "seconds": 1.5,
+    "peak_memory_mib": 100,
+    "data_hash": "abc",
+}
+
+
+def keep_rows(store: Store, key: str, rows: pd.DataFrame, training: dict, network: dict, made: str) -> None:
+    """Keep rows in a store as an evaluation does, with the settings of its training and its network.
+
+    `made` is the fingerprint of the set, or the name of a baseline.
+    """
+    settings = {"method": rows["method"].iloc[0], "training": training, "network": network}
+    store.write_rows(key, rows, PROVENANCE | {"settings": settings, "set": made})

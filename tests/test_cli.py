@@ -17,11 +17,11 @@ import yaml
 from PIL import Image
 
 from hglad import __version__
+from hglad.baselines import random_real
 from hglad.cli import EXPERIMENT_NAMES, _parser, main
 from hglad.data import available, load_data
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
-from hglad.evaluation import random_real
 from hglad.experiments import EXPERIMENTS
 from hglad.paths import PROJECT
 

@@ -1,6 +1,7 @@
 """Distilled sets: what is saved comes back bit for bit, what is not one is refused, the grid shows it."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,50 @@ def test_the_grid_has_one_column_per_class(tmp_path, channels):
             shown = torch.from_numpy(grid[top : top + height, left : left + width].copy()).permute(2, 0, 1)
             difference = shown.int() - to_uint8(made.images[label * IPC + row]).int()
             assert difference.abs().max() <= 1  # the writer rounds halves otherwise
+
+
+@pytest.mark.parametrize("labels", [torch.ones(6, dtype=torch.int32), torch.ones(6), torch.ones(6, 3).long()])
+def test_labels_of_another_kind_are_named(labels):
+    with pytest.raises(HgladError, match=r"expected int64 \(n,\) or probabilities, float \(n, classes\)"):
+        DistilledSet(torch.zeros(6, 3, 4, 5), labels, {})
+
+
+def test_soft_labels_round_trip(tmp_path):
+    soft = torch.rand(CLASSES * IPC, CLASSES, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    made = DistilledSet(some_set().images, soft, {})
+    made.save(tmp_path / "set")
+    read = DistilledSet.load(tmp_path / "set")
+    assert torch.equal(read.labels, soft) and torch.equal(read.hard_labels, soft.argmax(dim=1))
+    assert sum(read.counts) == CLASSES * IPC and len(read.counts) == CLASSES
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1, 2, 2], [1, 1, 2, 2, 2, 2], []])
+def test_an_uneven_set_has_no_ipc(labels):
+    made = DistilledSet(torch.zeros(len(labels), 3, 4, 5), torch.tensor(labels, dtype=torch.int64), {})
+    assert list(made.counts) == [labels.count(label) for label in range(max(labels, default=-1) + 1)]
+    with pytest.raises(HgladError, match="images per class: it has no single ipc; use its counts"):
+        _ = made.ipc
+
+
+def grid_of(made: DistilledSet, folder: Path) -> bytes:
+    made.save(folder)
+    return (folder / "grid.png").read_bytes()
+
+
+def test_the_grid_of_an_unsorted_set_is_that_of_the_sorted_one(tmp_path):
+    made, order = some_set(), torch.tensor([4, 2, 0, 5, 1, 3])
+    unsorted = DistilledSet(made.images[order], made.labels[order], {})
+    assert unsorted.ipc == IPC
+    assert grid_of(unsorted, tmp_path / "a") == grid_of(made, tmp_path / "b")
+
+
+def test_the_grid_of_an_uneven_set_shows_every_image_once(tmp_path):
+    images = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(5, 3, 4, 6)
+    grid_of(DistilledSet(images, torch.tensor([0, 0, 0, 1, 2]), {}), tmp_path / "set")
+    grid = np.asarray(Image.open(tmp_path / "set" / "grid.png"))
+    assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
+    shown = [grid[1 + 5 * row, 1 + 7 * column, 0] for row in range(2) for column in range(3)]
+    np.testing.assert_allclose(shown[:5], np.linspace(0.1, 0.9, 5) * 255, atol=1)
 
 
 def test_the_grid_is_a_png_under_any_name(tmp_path):

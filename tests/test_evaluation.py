@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from hglad.baselines import full_set, random_real
 from hglad.data import DataSet, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate, full_set, random_real
+from hglad.evaluation import evaluate
 from hglad.training import TrainingSettings
 
 SMALL = {"ConvNet": {"name": "convnet", "depth": 2, "width": 8}}

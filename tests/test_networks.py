@@ -50,6 +50,21 @@ def test_reference_convnet_gives_the_reference_embedding_and_logits():
         torch.testing.assert_close(network(images), tensors["logits_syn"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("name", [*NETWORKS.names(), "vit with norm", "vit without norm"])
+def test_every_network_takes_images_of_the_usual_sizes(name, side, channels):
+    name, *variant = name.split(" ", 1)
+    options = {"layer_norm": variant == ["with norm"]} if variant else {}
+    with torch.device("meta"):  # shapes only
+        network = NETWORKS.create(name, (channels, side, side), 7, **options)
+        images = torch.empty(2, channels, side, side)
+    maps, embedding = network.feature_maps(images), network.embed(images)
+    assert maps.shape[0] == 2 and min(maps.shape[2:]) >= 2
+    assert embedding.shape == (2, network.classifier.in_features)
+    assert network(images).shape == (2, 7)
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 24)])
 @pytest.mark.parametrize("name", NETWORKS.names())
 def test_every_network_tells_images_apart_and_carries_gradients_to_its_maps(name, shape):

@@ -14,8 +14,8 @@ from result_frames import make_distances, make_variants
 
 from hglad import plots, report, selection
 from hglad.errors import HgladError
-from hglad.results import summarise
 from hglad.stages import Stage
+from hglad.statistics import summarise
 
 STAGES = [
     Stage(0, "input", 10, 0.1, 0.02),

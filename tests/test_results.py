@@ -1,141 +1,16 @@
-"""What is said of result rows, against values by hand, scipy's own tests and simulations of known truth."""
+"""Result rows on disk; recomputed results against committed ones, by hand and by simulation."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from result_frames import THREE_SEEDS, cell_rows, simulated, together
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
-from hglad.results import (
-    CELL,
-    Store,
-    as_cell,
-    compare,
-    paired,
-    published,
-    seed_means,
-    summarise,
-    t_factor,
-    verdict,
-)
-
-
-def cell_rows(accuracies: dict[int, list[float]], method: str = "pixels", **marks: object) -> pd.DataFrame:
-    """Rows of one table cell: the accuracies of each seed's repeats."""
-    cell = {"objective": "dm", "method": method, "layer": None, "ipc": 1, "network": "ConvNet"} | marks
-    return pd.DataFrame(
-        [
-            cell | {"seed": seed, "repeat": repeat, "accuracy": value}
-            for seed, values in accuracies.items()
-            for repeat, value in enumerate(values)
-        ]
-    )
-
-
-def together(*frames: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat(frames, ignore_index=True)
-
-
-def simulated(cells: int, seeds: int, generator: np.random.Generator) -> pd.DataFrame:
-    """Rows of many cells whose seeds come from one normal distribution (mean 60, deviation 2)."""
-    frame = pd.DataFrame({"ipc": np.arange(cells).repeat(seeds), "seed": np.tile(np.arange(seeds), cells)})
-    marks = {"objective": "dm", "method": "pixels", "layer": None, "network": "ConvNet", "repeat": 0}
-    return frame.assign(**marks, accuracy=generator.normal(60, 2, cells * seeds))
-
-
-THREE_SEEDS = {0: [50.0, 52.0], 1: [52.0, 56.0], 2: [53.0, 55.0]}  # means 51, 54, 54
-
-
-def test_repeats_are_averaged_per_seed():
-    means = seed_means(cell_rows(THREE_SEEDS), ["method"])
-    assert means["accuracy"].tolist() == [51, 54, 54]
-    assert means["repeats"].tolist() == [2, 2, 2]
-
-
-def test_summary_by_hand():
-    """Mean 53, deviation sqrt(3), half width 4.3027 sqrt(3) / sqrt(3)."""
-    row = summarise(cell_rows(THREE_SEEDS), ["method"]).iloc[0]
-    assert row["mean"] == pytest.approx(53)
-    assert row["sd"] == pytest.approx(3**0.5)
-    assert (row["low"], row["high"]) == (pytest.approx(53 - 4.302653), pytest.approx(53 + 4.302653))
-    assert (row["seeds"], row["repeats"]) == (3, 2)
-
-
-def test_summary_is_scipy_s_t_interval():
-    values = [61.2, 63.9, 60.1, 64.4, 62.0]
-    row = summarise(cell_rows({seed: [value] for seed, value in enumerate(values)}), ["method"]).iloc[0]
-    expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
-    assert (row["low"], row["high"]) == pytest.approx(expected)
-
-
-def test_groups_keep_their_order_and_those_without_an_objective_stay():
-    rows = together(
-        cell_rows({0: [30.0], 1: [32.0]}, "random", objective=None), cell_rows({0: [50.0]}, "pixels")
-    )
-    table = summarise(rows, ["objective", "method"])
-    assert table["method"].tolist() == ["random", "pixels"]
-    assert table["mean"].tolist() == [31, 50]
-
-
-def test_one_seed_has_no_interval():
-    row = summarise(cell_rows({0: [50.0, 54.0]}), ["method"]).iloc[0]
-    assert row["mean"] == 52
-    assert np.isnan([row["sd"], row["low"], row["high"]]).all()
-    assert as_cell(row) == "52.0 (1×2)"
-
-
-def test_t_factor():
-    assert t_factor(pd.Series([2, 5, 31])) == pytest.approx([12.7062, 2.77645, 2.04227], abs=1e-4)
-    assert np.isnan(t_factor(pd.Series([1])))
-
-
-def test_as_cell():
-    row = summarise(cell_rows(THREE_SEEDS), ["method"]).iloc[0]
-    assert as_cell(row) == "53.0 ± 4.3 (3×2)"
-
-
-def test_summary_covers_the_truth_in_95_of_100_simulations():
-    table = summarise(simulated(2000, 4, np.random.default_rng(0)), ["ipc"])
-    covered = ((table["low"] <= 60) & (table["high"] >= 60)).mean()
-    assert covered == pytest.approx(0.95, abs=0.015)  # three standard errors
-
-
-def test_paired_is_scipy_s_paired_t_test():
-    first, second = [61.0, 63.5, 60.0, 66.0], [58.0, 62.0, 59.5, 61.0]
-    rows = together(
-        cell_rows({seed: [value - 1, value + 1] for seed, value in enumerate(first)}, "hierarchical"),
-        cell_rows({seed: [value] for seed, value in enumerate(second)}, "single"),
-    )
-    row = paired(rows, "hierarchical", "single", ["ipc"]).iloc[0]
-    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert row["mean"] == pytest.approx(2.5)
-    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
-    assert (row["seeds"], row["comparison"]) == (4, "hierarchical - single")
-
-
-def test_paired_uses_shared_seeds_only_and_keeps_the_sign():
-    rows = together(
-        cell_rows({0: [50.0], 1: [51.0], 7: [99.0]}, "pixels"),
-        cell_rows({0: [53.0], 1: [56.0], 8: [1.0]}, "single"),
-    )
-    row = paired(rows, "pixels", "single", ["ipc"]).iloc[0]
-    assert (row["mean"], row["seeds"]) == (-4, 2)
-
-
-def test_paired_keeps_the_groups_apart():
-    parts = [
-        cell_rows({0: [value], 1: [value + 1]}, method, ipc=ipc)
-        for ipc, method, value in ((1, "a", 5.0), (1, "b", 3.0), (10, "a", 20.0), (10, "b", 10.0))
-    ]
-    assert paired(together(*parts), "a", "b", ["ipc"]).set_index("ipc")["mean"].to_dict() == {1: 2, 10: 10}
-
-
-def test_paired_refuses_a_method_without_rows():
-    with pytest.raises(HgladError, match="no results of method 'pixel': did you mean 'pixels'"):
-        paired(cell_rows(THREE_SEEDS), "pixel", "pixels", ["ipc"])
+from hglad.results import CELL, Store, cell_columns, compare, verdict
+from hglad.statistics import summarise
 
 
 def test_compare_by_hand():
@@ -247,9 +122,24 @@ def test_the_store_of_a_profile(tmp_path, monkeypatch):
     assert Store(tmp_path).classifier_file("k") == tmp_path / "classifiers" / "k.safetensors"
 
 
-def test_published_numbers_are_those_of_the_same_data_and_ipc():
-    table = published("cifar10", 32, 1)
-    pixels = table[table["method"] == "pixel"].set_index("objective")["accuracy_percent"]
-    assert pixels.to_dict() == {"dc": 28.3, "dm": 26.0, "mtt": 46.3}
-    assert set(table["ipc"]) == {"1"} and table["source"].str.len().min() > 0
-    assert published("digits", 16, 1).empty
+def test_the_results_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("HGLAD_RESULTS", raising=False)
+    assert Store.named(str(tmp_path)).root == tmp_path
+    assert Store.named("digits").root == PROJECT / "data" / "results" / "digits"
+    assert Store.named("digits", tmp_path).root == tmp_path
+    with pytest.raises(HgladError, match="no profile or folder of results 'digts': did you mean 'digits'"):
+        Store.named("digts")
+
+
+def test_a_mark_is_text_or_a_truth_value():
+    rows = cell_rows(THREE_SEEDS, augmentation="usual", soft=True, loss=0.5, none=None, steps=[3])
+    assert cell_columns(rows) == ["objective", "method", "layer", "ipc", "network", "augmentation", "soft"]
+
+
+def test_compare_keeps_cells_apart_by_further_marks():
+    rows = together(
+        cell_rows({0: [10.0], 1: [12.0]}, augmentation="usual"), cell_rows({0: [20.0], 1: [22.0]})
+    )
+    table = compare(rows, rows)
+    assert table["committed"].tolist() == [21, 11]
+    assert table["augmentation"].tolist() == ["-", "usual"]

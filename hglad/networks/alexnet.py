@@ -22,17 +22,17 @@ class AlexNet(Classifier):
         height, breadth = size_after(image_shape, 3)
         self.features = nn.Sequential(
             first_convolution(image_shape[0], small, 5),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
             nn.Conv2d(small, middle, 5, padding=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
             nn.Conv2d(middle, large, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(large, middle, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(middle, middle, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.pool = nn.MaxPool2d(2)
         self.classifier = nn.Linear(middle * height * breadth, classes)

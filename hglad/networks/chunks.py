@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from hglad.networks.initialise import draws
+
 CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (hglad bench)
 SMALLEST = 4  # fewer images keep two cores waiting for each other
 
@@ -16,32 +18,47 @@ def chunk_size(network: nn.Module, images: Tensor) -> int:
     """
     if images.device.type != "cpu" or not separable(network):
         return len(images)
+    numbers = largest_maps(network, images)
+    return max(SMALLEST, CACHE // (numbers * images.element_size())) if numbers else len(images)
+
+
+def largest_maps(network: nn.Module, images: Tensor) -> int:
+    """Numbers in the largest maps of one image: those that a library's model was found to have, else those
+    behind the first convolution, which has stride 1; 0 without one."""
+    if hasattr(network, "largest_maps"):
+        return network.largest_maps
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        return len(images)
-    maps = first.out_channels * images[0, 0].numel() * images.element_size()
-    return max(SMALLEST, CACHE // maps)
+    return 0 if first is None else first.out_channels * images[0, 0].numel()
 
 
 def separable(network: nn.Module) -> bool:
-    """Whether each image is treated alone: no batch statistics and no dropout in training mode."""
+    """Whether each image is treated alone: no batch statistics and no random draws in training mode.
+
+    A library's model in training mode counts as one that does either: it need not say so in its modules.
+    """
     return not any(_mixes(module) for module in network.modules())
 
 
 def _mixes(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or not module.track_running_stats
-    return isinstance(module, nn.Dropout) and module.training and module.p > 0
+    return module.training and draws(module)
 
 
-def accumulate_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def accumulate_gradient(
+    network: nn.Module, images: Tensor, labels: Tensor, precision: str = "float32"
+) -> Tensor:
     """Add the gradient of the mean cross-entropy to every parameter's `.grad`; return the loss, ().
 
-    images (n, ch, h, w), labels (n,). The same as one `backward()` over the batch, up to rounding.
+    images (n, ch, h, w), labels (n,), or (n, classes) with probabilities. The same as one `backward()` over
+    the batch, up to rounding. With the precision "bfloat16" convolutions and products take and give 16 bits.
     """
     size, total = chunk_size(network, images), torch.zeros((), device=images.device)
+    half = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     for part, target in zip(images.split(size), labels.split(size), strict=True):
-        loss = nn.functional.cross_entropy(network(part), target, reduction="sum") / len(labels)
+        with half:
+            logits = network(part)
+        loss = nn.functional.cross_entropy(logits.float(), target, reduction="sum") / len(labels)
         loss.backward()
         total = total + loss.detach()
     return total

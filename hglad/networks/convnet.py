@@ -62,9 +62,14 @@ class ConvNet(Classifier):
         require_size(f"convnet of depth {depth}", image_shape, 2**depth)
         if norm not in NORMS:
             raise unknown("norm of convnet,", norm, list(NORMS))
-        layers = [first_convolution(image_shape[0], width, 3), *NORMS[norm](width), nn.ReLU()]
+        layers = [first_convolution(image_shape[0], width, 3), *NORMS[norm](width), nn.ReLU(inplace=True)]
         for _ in range(depth - 1):
-            layers += [AveragePool(), nn.Conv2d(width, width, 3, padding=1), *NORMS[norm](width), nn.ReLU()]
+            layers += [
+                AveragePool(),
+                nn.Conv2d(width, width, 3, padding=1),
+                *NORMS[norm](width),
+                nn.ReLU(inplace=True),
+            ]
         height, breadth = size_after(image_shape, depth)
         self.features = nn.Sequential(*layers)
         self.pool = AveragePool()

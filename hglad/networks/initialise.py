@@ -14,9 +14,13 @@ def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """Draw every parameter anew, in place, from PyTorch's default distributions; return the network.
 
     The draw happens on `generator.device`: a generator on the CPU gives the same network on every device.
-    Raises `HgladError` for a module with parameters and no rule in `redraw`.
+    A network with a method `draw_parameters` draws them by itself. Raises `HgladError` for a module with
+    parameters and no rule in `redraw`.
     """
     with torch.no_grad():
+        if hasattr(network, "draw_parameters"):
+            network.draw_parameters(generator)
+            return network
         for module in network.modules():
             redraw(module, generator)
     return network
@@ -77,20 +81,40 @@ def host_generator(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed for PyTorch's global generators, drawn from `generator`."""
+    seed = int(torch.randint(2**62, (), generator=host_generator(generator)))
+    if generator.device.type != "cpu":
+        torch.rand((), generator=generator, device=generator.device)  # moves the offset on
+    return seed
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed PyTorch's global generators of the CPU and of `device`; their states are as before afterwards."""
+    on_gpu = torch.device(device).type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        # torch.manual_seed reaches every GPU, so it would leave its mark on those that were not asked for.
+        seed_all = torch.manual_seed if on_gpu else torch.default_generator.manual_seed
+        seed_all(seed)
+        yield
+
+
 @contextmanager
 def dropout_from(network: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """Let the dropout of `network` follow from `generator`; PyTorch's global state is as before afterwards.
 
     `torch.nn.functional.dropout` takes no generator, so its global one is seeded inside and put back. A
-    network without dropout draws nothing.
+    network that does not draw in training leaves `generator` as it is.
     """
-    if not any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules()):
+    if not any(draws(module) for module in network.modules()):
         yield
         return
-    device = next(network.parameters()).device
-    seed = int(torch.randint(2**62, (), generator=host_generator(generator)))
-    if generator.device.type != "cpu":
-        torch.rand((), generator=generator, device=generator.device)  # moves the offset on
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with global_seed(draw_seed(generator), next(network.parameters()).device):
         yield
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode, or may, as a library's model."""
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or getattr(module, "external", False)

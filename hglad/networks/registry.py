@@ -1,15 +1,59 @@
-"""Names of components, and what every classifier network offers."""
+"""Names of networks, and what every classifier network offers."""
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
-from hglad.registry import Registry
+from hglad.registry import Registry, unknown
 
-NETWORKS = Registry("network", given=("image_shape", "classes"))
+
+class Library(Protocol):
+    """A package whose models are networks by the name "library:model", such as "torchvision:resnet50"."""
+
+    def check(self, model: str, options: Collection[str]) -> None:
+        """Raise `HgladError` for a model that it does not have and an option that is not the user's."""
+
+    def create(
+        self,
+        model: str,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        generator: torch.Generator,
+        options: dict[str, Any],
+    ) -> "Classifier":
+        """The model with parameters that follow from `generator`."""
+
+    def version(self) -> str:
+        """Changes when its models may have changed."""
+
+
+class NetworkRegistry(Registry):
+    """Own networks by name, and those of libraries by "library:model"."""
+
+    def __init__(self) -> None:
+        super().__init__("network", given=("image_shape", "classes"))
+        self.libraries: dict[str, Library] = {}
+
+    def library(self, name: str) -> tuple[Library, str] | None:
+        """Library and model of a name with a colon; raises `HgladError` for an unknown library."""
+        library, colon, model = str(name).partition(":")
+        if not colon:
+            return None
+        if library not in self.libraries:
+            raise unknown("library of networks", library, list(self.libraries))
+        return self.libraries[library], model
+
+    def version(self, name: str) -> int | str:
+        """The number `VERSION` of the module that defines the network; of a library, with its release."""
+        found = self.library(name)
+        return found[0].version() if found else super().version(name)
+
+
+NETWORKS = NetworkRegistry()
 register_network = NETWORKS.register
 
 
@@ -28,6 +72,11 @@ class Classifier(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
+
+    @property
+    def title(self) -> str:
+        """What messages call this network."""
+        return type(self).__name__
 
     def maps_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Last feature maps and, computed from them, the embedding.
@@ -56,7 +105,7 @@ class Classifier(nn.Module):
         """
         if not hasattr(self, "pool"):
             raise HgladError(
-                f"the logits of a {type(self).__name__} do not follow from its feature maps alone, as "
+                f"the logits of a {self.title} do not follow from its feature maps alone, as "
                 "Grad-CAM needs; take another network, such as convnet"
             )
         if layer != -1:
@@ -79,7 +128,7 @@ class Classifier(nn.Module):
         ends = [index for index, module in enumerate(modules, 1) if isinstance(module, self.block_end)]
         if isinstance(layer, bool) or not isinstance(layer, int) or not -len(ends) <= layer < len(ends):
             own = f"{-len(ends)} to {len(ends) - 1}, one of the blocks" if ends else "-1, the last maps"
-            raise HgladError(f"layer is {layer!r}; give {own} of this {type(self).__name__}")
+            raise HgladError(f"layer is {layer!r}; give {own} of this {self.title}")
         return ends[layer]
 
     def _checked(self, images: Tensor) -> Tensor:
@@ -124,15 +173,21 @@ def create_network(
 ) -> Classifier:
     """A freshly initialised classifier on the CPU.
 
-    `image_shape` is (channels, height, width); `generator` draws the parameters (None: seed 0, the same bits
-    at every call). Raises `HgladError` for an unknown name or option, an impossible value of one, and images
-    too small for the network.
+    `name` is a registered one, or "torchvision:" or "timm:" and a model of that library, such as
+    "torchvision:resnet50"; its options are then those of the model's constructor. `image_shape` is
+    (channels, height, width); `generator` draws the parameters (None: seed 0, the same bits at every call).
+    Raises `HgladError` for an unknown name or option, an impossible value of one, and images too small for
+    the network.
     """
     if len(image_shape) != 3:
         raise HgladError(f"image_shape is {tuple(image_shape)}; give (channels, height, width)")
     channels, height, width = image_shape
     require(f"the network {name!r}", channels=channels, height=height, width=width, classes=classes)
+    generator = generator or torch.Generator().manual_seed(0)
+    if found := NETWORKS.library(name):
+        library, model = found
+        return library.create(model, tuple(image_shape), classes, generator, options)
     with torch.device("meta"):  # no draw from the global generator
         network = NETWORKS.create(name, tuple(image_shape), classes, **options)
     network.to_empty(device="cpu")
-    return initialise(network, generator or torch.Generator().manual_seed(0))
+    return initialise(network, generator)

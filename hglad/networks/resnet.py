@@ -18,7 +18,7 @@ class BasicBlock(nn.Module):
         self.residual = nn.Sequential(
             nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False),
             instance_norm(width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             instance_norm(width),
         )
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, instance_norm(width))
 
     def forward(self, maps: Tensor) -> Tensor:
-        return (self.residual(maps) + self.shortcut(maps)).relu()
+        return (self.residual(maps) + self.shortcut(maps)).relu_()
 
 
 @register_network("resnet18")
@@ -46,7 +46,11 @@ class ResNet18(Classifier):
         require_size("resnet18", image_shape, 5 if image_shape[0] == 1 else 9)
         widths = scaled(WIDTHS, width)
         inputs = widths[0]
-        layers = [first_convolution(image_shape[0], inputs, 3, bias=False), instance_norm(inputs), nn.ReLU()]
+        layers = [
+            first_convolution(image_shape[0], inputs, 3, bias=False),
+            instance_norm(inputs),
+            nn.ReLU(inplace=True),
+        ]
         for stage, channels in enumerate(widths):
             stride = 1 if stage == 0 else 2
             layers += [BasicBlock(inputs, channels, stride), BasicBlock(channels, channels, stride=1)]

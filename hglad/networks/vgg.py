@@ -43,4 +43,4 @@ def _convolution(before: list[nn.Module], channels: int, width: int) -> list[nn.
     convolution = first_convolution(channels, width, 3)
     if inputs := [layer.out_channels for layer in before if isinstance(layer, nn.Conv2d)]:
         convolution = nn.Conv2d(inputs[-1], width, 3, padding=1)
-    return [convolution, instance_norm(width), nn.ReLU()]
+    return [convolution, instance_norm(width), nn.ReLU(inplace=True)]

@@ -1,0 +1,44 @@
+"""Names of methods, metrics and objectives for a reader, in the order of tables and figures."""
+
+LABELS = {
+    "random": "random real",
+    "pixels": "pixels",
+    "single": "GLaD",
+    "hierarchical": "H-GLaD",
+    "full": "full set",
+}
+METRIC_LABELS = {
+    "class_relevant": "class-relevant feature distance",
+    "feature": "unweighted feature distance",
+    "random_feature": "distance of untrained features",
+    "released_feature": "distance as released",
+    "loss": "matching loss, fixed draws",
+    "held_out_error": "error on held-out training images (%)",
+}
+OBJECTIVE_LABELS = {
+    "": LABELS["random"],
+    "dc": "gradient matching (DC)",
+    "dm": "distribution matching (DM)",
+    "mtt": "trajectory matching (MTT)",
+}
+
+
+def method_label(name: str) -> str:
+    """Name of a method for a reader; one that is not known here keeps its own."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def method_place(name: str) -> tuple[int, str]:
+    """Where a method stands in a table: in the order of `LABELS`, those not known here last, by name."""
+    known = list(LABELS)
+    return (known.index(name), "") if name in LABELS else (len(known), name)
+
+
+def objective_label(name: str) -> str:
+    """Name of an objective for a reader; none is random real images."""
+    return OBJECTIVE_LABELS.get(name, name.upper())
+
+
+def metric_label(name: str) -> str:
+    """Name of a metric for a reader."""
+    return METRIC_LABELS.get(name, name.replace("_", " "))

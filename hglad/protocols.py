@@ -1,0 +1,23 @@
+"""Named evaluation protocols: how the papers train a network on a distilled set."""
+
+from dataclasses import replace
+
+from hglad.registry import unknown
+from hglad.training import BASE_PROTOCOL, GLAD_PROTOCOL, TrainingSettings
+
+PROTOCOLS = {
+    "glad": GLAD_PROTOCOL,
+    "dm": BASE_PROTOCOL,
+    "dc": replace(BASE_PROTOCOL, epochs=300, augmentation="crop_scale_rotate"),
+}
+"""`glad`: GLaD and H-GLaD; `dm`: DSA and DM; `dc`: DC, for images that were made without augmentation."""
+
+OWN_RATES = {("glad", "vgg11"): 0.0001}  # Cazenavette et al. 2023
+
+
+def protocol(name: str, network: str = "convnet") -> TrainingSettings:
+    """Training of a registered network by a named protocol; an unknown one raises `HgladError`."""
+    if name not in PROTOCOLS:
+        raise unknown("evaluation protocol", name, list(PROTOCOLS))
+    settings = PROTOCOLS[name]
+    return replace(settings, lr=OWN_RATES.get((name, network), settings.lr))

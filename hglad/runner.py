@@ -1,0 +1,64 @@
+"""Compute tasks whose results are missing, several at a time."""
+
+import os
+import warnings
+
+import joblib
+import torch
+
+from hglad.evaluations import EvaluateTask
+from hglad.memory import keep_freed_memory
+from hglad.progress import progress_bar
+from hglad.results import Store
+from hglad.tasks import DistillTask, MeasureTask
+
+
+def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
+    """The tasks, the sets behind them and the classifiers behind those, each once."""
+    sources = [task.settings if isinstance(task, MeasureTask) else task.distilled for task in tasks]
+    distillations = [DistillTask(settings) for settings in sources if settings]
+    baselines = [task for task in tasks if isinstance(task, EvaluateTask) and task.classifier]
+    classifiers = [task.classifier for task in (*distillations, *baselines)]
+    return list({task.key: task for task in [*classifiers, *distillations, *tasks]}.values())
+
+
+SMALL = 1e5  # cost in all below which starting processes takes longer than they save
+
+
+def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "cpu") -> None:
+    """Compute the tasks whose results are missing, several at a time on processors, one at a time on a GPU.
+
+    A stop at any moment loses the runs under way at most, and those go on from their last saved state.
+    """
+    missing = _missing(tasks, store)
+    if not missing:
+        return
+    total = sum(task.cost for task in missing)
+    usual = os.cpu_count() if total > SMALL else 1
+    cores = 1 if device != "cpu" else min(cores or usual, len(missing))
+    shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+    bar = progress_bar(total, "runs", "image", bar_format=shape)
+    # joblib replaces a worker whose memory has grown, and says so
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+    for phase in sorted({task.phase for task in missing}):
+        ready = sorted((task for task in missing if task.phase == phase), key=lambda task: -task.cost)
+        parallel = joblib.Parallel(cores, return_as="generator_unordered", batch_size=1, pre_dispatch=cores)
+        for task in parallel(joblib.delayed(_run_one)(task, store, device, cores) for task in ready):
+            bar.update(task.cost)
+    bar.close()
+
+
+def _missing(tasks: list, store: Store) -> list:
+    """Tasks without a result, with the experts that they need: large files, of no use once a set is there."""
+    missing = [task for task in tasks if not task.done(store)]
+    experts = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
+    experts = {task.key: task for task in experts if not task.done(store)}
+    return [*experts.values(), *missing]
+
+
+def _run_one(task, store: Store, device: str, cores: int):
+    keep_freed_memory()
+    if cores > 1:
+        torch.set_num_threads(max(1, os.cpu_count() // cores))
+    task.run(store, device)
+    return task

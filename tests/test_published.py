@@ -1,0 +1,148 @@
+"""Published numbers beside own ones: which belong together, and what is said to differ."""
+
+import io
+
+import pandas as pd
+import pytest
+import torch
+from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
+
+from hglad.augment import DSA
+from hglad.cli import main
+from hglad.errors import HgladError
+from hglad.paths import PROJECT
+from hglad.published import CROSS, NETWORKS, SAME, Images, beside_published, images_of, published
+from hglad.results import Store
+from hglad.statistics import NETWORKS_NAME
+from hglad.storage import write_json, write_tensors
+from hglad.training import GLAD_PROTOCOL
+
+
+def test_published_numbers_are_those_of_the_same_data_and_ipc():
+    table = published("cifar10", 32, 1)
+    pixels = table[table["method"] == "pixel"].set_index("objective")["accuracy_percent"]
+    assert pixels.to_dict() == {"dc": 28.3, "dm": 26.0, "mtt": 46.3}
+    assert set(table["ipc"]) == {"1"} and table["source"].str.len().min() > 0
+    assert published("digits", 16, 1).empty
+
+
+TRAINING = vars(GLAD_PROTOCOL)
+IMAGENETTE = Images("imagenette", 128)
+
+
+def write_card(store: Store, key: str, **changes: object) -> None:
+    settings = {
+        "data": {"name": "imagenette", "root": "somewhere", "resolution": 128},
+        "prior": "imagenet128",
+        "surrogate": {"augmentation": DSA},
+    }
+    card = {"settings": settings | changes, "stages": [{"steps": 600}, {"steps": 400}]}
+    write_json(store.set_folder(key) / "card.json", card)
+
+
+def kept(store: Store, method: str, key: str, network: dict, label: str, **training: object) -> pd.DataFrame:
+    rows = cell_rows(THREE_SEEDS, method, network=label)
+    keep_rows(store, key, rows, TRAINING | training, network, f"set of {method}")
+    write_card(store, f"set of {method}")
+    return store.rows([key])
+
+
+def test_own_numbers_stand_beside_those_of_the_same_method_and_network(tmp_path):
+    store = Store(tmp_path)
+    rows = together(
+        kept(store, "single", "a", {"name": "convnet"}, "ConvNet-5"),
+        kept(store, "single", "b", {"name": "convnet", "depth": 3}, "ConvNet-3"),
+        kept(store, "k_center", "c", {"name": "convnet"}, "ConvNet-5"),
+    )
+    table = beside_published(rows, store, IMAGENETTE)
+    assert table[["method", "published_method", "published", "mean"]].values.tolist() == [
+        ["single", "GLaD", 32.2, 53.0]
+    ]
+    assert (table["sd"][0], table["sd_networks"][0]) == pytest.approx((3**0.5, 2))
+    assert table["source"][0] == "GSDD (ICLR 2026 submission), table 1 and 2"
+    assert table["differences"][0] == (
+        "spread: 95 % t interval over distillation seeds (3 seeds × 2 networks), "
+        "published: none (5 networks of one set); "
+        "generator: imagenet128 (published: StyleGAN-XL trained on ImageNet)"
+    )
+
+
+def test_what_differs_is_named(tmp_path):
+    store = Store(tmp_path)
+    narrow = {"name": "convnet", "width": 32}
+    rows = kept(store, "single", "a", narrow, "ConvNet-5", epochs=200, ema_decay=None)
+    write_card(store, "set of single", prior="digits-16")
+    (text,) = beside_published(rows, store, IMAGENETTE)["differences"]
+    for part in (
+        "convnet of width 32 (published: 128)",
+        "epochs of training: 200 (published: 1000)",
+        "ema_decay of training: none (published: 0.995)",
+        "generator: digits-16 (published: StyleGAN-XL trained on ImageNet)",
+    ):
+        assert part in text
+    assert "steps" not in text and "lr of training" not in text
+
+
+def test_the_spread_over_networks_is_named_as_such(tmp_path):
+    store = Store(tmp_path)
+    rows = kept(store, "single", "a", {"name": "convnet"}, "ConvNet-5")
+    (line,) = beside_published(rows, store, IMAGENETTE, over="networks").to_dict("records")
+    assert line["interval"] == NETWORKS_NAME
+    assert line["differences"].startswith(f"spread: {NETWORKS_NAME} (3 seeds × 2 networks), ")
+
+
+def test_a_mean_over_architectures_is_that_of_the_sets_that_all_have_met(tmp_path):
+    store = Store(tmp_path)
+    rows = together(
+        kept(store, "single", "a", {"name": "alexnet"}, "AlexNet"),
+        kept(store, "single", "b", {"name": "vgg11"}, "VGG-11", lr=0.0001),
+        kept(store, "single", "c", {"name": "convnet", "depth": 3}, "ConvNet-3"),
+    )
+    rows.loc[rows["network"] == "VGG-11", "accuracy"] -= 10
+    rows = rows[(rows["network"] != "VGG-11") | (rows["seed"] > 0)].assign(objective="mtt")
+    (line,) = beside_published(rows, store, IMAGENETTE).to_dict("records")
+    assert line["evaluation"].startswith("cross-architecture mean")
+    assert (line["mean"], line["seeds"], line["repeats"]) == (49, 2, 2)
+    assert "ours without ResNet-18, ViT" in line["differences"]
+    assert "lr of training" not in line["differences"]  # VGG-11's own rate is the published one
+
+
+def test_nothing_published_is_an_empty_table(tmp_path):
+    store = Store(tmp_path)
+    rows = kept(store, "single", "a", {"name": "convnet"}, "ConvNet-3")
+    assert beside_published(rows, store, Images("digits", 16)).empty
+
+
+def test_the_data_set_is_on_the_cards_of_the_sets(tmp_path):
+    store = Store(tmp_path)
+    kept(store, "single", "a", {"name": "convnet"}, "ConvNet-5")
+    assert images_of(store, ["a"]) == IMAGENETTE
+    write_card(store, "set of single", data={"name": "folder", "root": "data/cifar10", "resolution": 32})
+    assert images_of(store, ["a"]) == Images("cifar10", 32)
+    write_card(store, "set of single", data={"name": "cifar10", "root": None, "resolution": None})
+    images = {"images": torch.zeros(2, 3, 32, 32)}
+    write_tensors(store.set_folder("set of single") / "distilled.safetensors", images)
+    assert images_of(store, ["a"]) == Images("cifar10", 32)
+    kept(store, "hierarchical", "b", {"name": "convnet"}, "ConvNet-5")
+    with pytest.raises(HgladError, match="name cifar10 at 32 px, imagenette at 128 px: expected one"):
+        images_of(store, ["a", "b"])
+
+
+def test_committed_results_stand_beside_the_base_papers(capsys):
+    """The protocol of the committed run is theirs; what was shortened is on its cards."""
+    folder = PROJECT / "data" / "results" / "cifar10-matching"
+    assert main(["results", "table", str(folder), "--published", "--format", "csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index(["published_method", "objective"])
+    dc = table.loc[("pixel", "dc"), "differences"]
+    assert "of training" not in dc and "(published: 1000)" in dc
+    assert "standard deviation over networks (20 networks of each of 5 sets)" in dc
+    assert "of a kind that is not on record" in table.loc[("pixel", "mtt"), "differences"]
+    assert "siamese augmentation: none" in table.loc[("pixel (DSA)", "dc"), "differences"]
+    assert table["published"].to_dict()[("pixel", "dm")] == 26.0
+
+
+def test_every_published_kind_of_evaluation_is_understood():
+    kinds = pd.read_csv(PROJECT / "data" / "published.csv")["evaluation"].unique()
+    assert all(SAME.fullmatch(kind) or CROSS.fullmatch(kind) for kind in kinds)
+    names = {name for kind in kinds if (found := CROSS.match(kind)) for name in found[1].split(", ")}
+    assert names == set(NETWORKS)
