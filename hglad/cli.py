@@ -114,6 +114,7 @@ EXPERIMENT_NAMES = (
     "metric_ablation",
     "cross_architecture",
     "paper_vs_code",
+    "baselines",
 )
 
 

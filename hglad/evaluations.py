@@ -97,6 +97,7 @@ class EvaluateTask:
         provenance = watch.provenance() | {
             "settings": {"method": self.method, "training": to_dict(self.training), "network": self.options},
             "data_hash": data_hash(self.data),
+            "images": {"dataset": data.train.name, "shape": list(data.train.image_shape)},
             "set": self.distilled.fingerprint if self.distilled else self.method,
         }
         frame = pd.concat(frames, ignore_index=True)

@@ -2,6 +2,11 @@
 
 LABELS = {
     "random": "random real",
+    "class_mean": "class mean",
+    "herding": "herding",
+    "k_center": "k-center",
+    "samples": "samples",
+    "samples_averaged": "averaged samples",
     "pixels": "pixels",
     "single": "GLaD",
     "hierarchical": "H-GLaD",

@@ -100,16 +100,18 @@ def _all_published(images: Images) -> pd.DataFrame:
 
 
 def images_of(store: Store, keys: list[str]) -> Images:
-    """What the distilled sets behind evaluations stand for, from their cards.
+    """Data set of evaluations, from their provenance, or from the cards of the sets behind older ones.
 
     Raises:
-        HgladError: no card, or cards of several data sets.
+        HgladError: neither, or several data sets.
     """
     found = {_images(store.set_folder(key)) for key in _sets(store, keys) if _card(store, key)}
+    recorded = [record["images"] for record in store.provenance(keys) if "images" in record]
+    found |= {Images(each["dataset"], each["shape"][-1]) for each in recorded}
     if len(found) != 1:
         what = ", ".join(sorted(f"{each.dataset} at {each.resolution} px" for each in found)) or "no data set"
         raise HgladError(
-            f"the cards of the sets in {store.root} name {what}: expected one for published numbers"
+            f"the results in {store.root} are of {what}: expected one for published numbers"
         )
     return found.pop()
 
