@@ -1,7 +1,7 @@
 """Score a set: train fresh networks on it, test them once, at the end, on real images."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hglad.data import DataSet
 from hglad.distilled import DistilledSet
+from hglad.ensemble import backward_memory, stackable, train_ensemble
 from hglad.errors import HgladError
 from hglad.networks import Classifier, create_network
 from hglad.networks.initialise import draws
@@ -20,7 +21,7 @@ from hglad.progress import progress_bar
 from hglad.set_checks import checked_labels
 from hglad.settings import derive_seed
 from hglad.storage import read_metadata, read_tensors, write_tensors
-from hglad.training import TrainingSettings, confusion_matrix, train_classifier
+from hglad.training import Normalize, TrainingSettings, confusion_matrix, train_classifier
 
 Protocols = TrainingSettings | Mapping[str, TrainingSettings]
 
@@ -77,9 +78,10 @@ def score_set(
 ) -> list[Score]:
     """Train `repeats` networks of each architecture on a set and test each once, after its last epoch.
 
-    On a processor the networks of one architecture are trained side by side, a core each, where the machine
-    has cores to spare: small batches cannot keep several cores busy in one network. Every network has its
-    own seed, so that the scores do not depend on how many are trained at a time, up to rounding.
+    Small batches cannot keep several cores, or a GPU, busy in one network. So the networks of an architecture
+    are trained at the same time: on a processor side by side, a core each, where the machine has cores to
+    spare; on a GPU as one batched computation, where they can be stacked and fit its memory. Every network
+    has its own seed, so that the scores do not depend on how many are trained at a time, up to rounding.
 
     Args:
         distilled: images and labels, hard or soft, to train on.
@@ -119,7 +121,7 @@ def score_set(
     }
     epochs = repeats * sum(protocol.epochs for protocol in protocols.values())
     with progress_bar(epochs, "evaluation", "epoch", show) as bar:
-        return [score for each in trainings.values() for score in _side_by_side(each, bar.update)]
+        return [score for each in trainings.values() for score in _scores(each, bar.update)]
 
 
 def _check_set(distilled: DistilledSet, data: DataSet) -> None:
@@ -145,9 +147,13 @@ class _Part:
     def read(self, label: str) -> Score | None:
         """The score, when it is there."""
         file = self.file("score")
-        if file is None or not file.is_file() or read_metadata(file).get("network") != label:
+        if file is None or not file.is_file():
             return None
-        return Score(label, self.repeat, read_tensors(file)["confusion"])
+        try:
+            metadata, tensors = read_metadata(file), read_tensors(file)
+        except HgladError:  # damaged: the network is trained again, to the same score
+            return None
+        return Score(label, self.repeat, tensors["confusion"]) if metadata.get("network") == label else None
 
     def write(self, score: Score) -> None:
         """Keep the score; the training is no longer needed."""
@@ -175,21 +181,74 @@ class _Training:
         if found is not None:
             tick(self.protocol.epochs)
             return found
-        device, done = self.data.train.images.device, 0
+        network, rng = self.start()
+        progress, state = _counting(tick), self.part.file("training")
+        return self.test(train_classifier(network, *self.inputs(), rng, progress, state))
 
-        def progress(epoch: int, loss: float) -> None:
-            nonlocal done
-            tick(epoch - done)  # more than one after a stop
-            done = epoch
-
+    def start(self) -> tuple[Classifier, torch.Generator]:
+        """The network, fresh, and the generator of its training, on the device of the data."""
+        device = self.data.train.images.device
         rng = torch.Generator(device).manual_seed(derive_seed("evaluate", self.seed, self.repeat))
-        network = _create(self.options, self.data, rng).to(device)
-        images, labels = self.distilled.images, self.distilled.labels
-        normalize, state = self.data.train.normalize, self.part.file("training")
-        network = train_classifier(network, images, labels, normalize, self.protocol, rng, progress, state)
+        return _create(self.options, self.data, rng).to(device), rng
+
+    def inputs(self) -> tuple[Tensor, Tensor, Normalize, TrainingSettings]:
+        """What the network is trained on, and how: the same for all repeats."""
+        return self.distilled.images, self.distilled.labels, self.data.train.normalize, self.protocol
+
+    def test(self, network: Classifier) -> Score:
+        """Test the trained network and keep the score."""
         score = Score(self.label, self.repeat, confusion_matrix(network, self.data.test))
         self.part.write(score)
         return score
+
+
+def _counting(tick: Callable[[int], object], networks: int = 1) -> Callable[[int, float], None]:
+    """Progress of a training that calls `tick` with the epochs of all its networks since the last call."""
+    done = 0
+
+    def progress(epoch: int, loss: float) -> None:
+        nonlocal done
+        tick(networks * (epoch - done))  # of more than one epoch after a stop
+        done = epoch
+
+    return progress
+
+
+def _scores(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
+    """Scores of the networks of one architecture, trained at the same time where that is faster."""
+    return _in_lockstep(trainings, tick) if _stack(trainings) else _side_by_side(trainings, tick)
+
+
+def _stack(trainings: list[_Training]) -> bool:
+    """Whether to train the networks as one computation: on a GPU with memory to spare for all of them."""
+    first, device = trainings[0], trainings[0].data.train.images.device
+    if device.type != "cuda" or len(trainings) == 1:
+        return False
+    network = _create(first.options, first.data, None)
+    if not stackable(network):
+        return False
+    batch = min(len(first.distilled.images), first.protocol.batch_size)
+    needed = 3 * len(trainings) * backward_memory(network, batch)  # stacked norms, gradients and copies too
+    return needed <= torch.cuda.get_device_properties(device).total_memory
+
+
+def _in_lockstep(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
+    """Scores of the networks of one architecture, trained as one batched computation.
+
+    All of them are trained as long as one score is missing: rounding may depend on how many there are.
+    """
+    first, found = trainings[0], [training.part.read(training.label) for training in trainings]
+    if None not in found:
+        tick(len(trainings) * first.protocol.epochs)
+        return found
+    networks, generators = zip(*(training.start() for training in trainings), strict=True)
+    progress, state = _counting(tick, len(trainings)), first.part.file("ensemble")
+    train_ensemble(networks, *first.inputs(), generators, progress, state)
+    rows = zip(trainings, networks, found, strict=True)
+    scores = [kept or training.test(network) for training, network, kept in rows]
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return scores
 
 
 def _side_by_side(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
@@ -206,8 +265,10 @@ def _side_by_side(trainings: list[_Training], tick: Callable[[int], object]) -> 
             tick(epochs)
 
     with _threads_per_network(cores), ThreadPoolExecutor(cores) as pool:
-        running = [pool.submit(training.score, tick_unless_stopped) for training in trainings]
         try:
+            running = [pool.submit(training.score, tick_unless_stopped) for training in trainings]
+            for each in as_completed(running):
+                each.result()  # the first error ends all, whichever network has it
             return [each.result() for each in running]
         except BaseException:  # an interrupt too: the others end after their epoch instead of their last one
             stopped.set()

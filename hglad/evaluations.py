@@ -127,7 +127,7 @@ class EvaluateTask:
     def _sets(self, store: Store, data: DataSet, device: str) -> Iterator[tuple[DistilledSet, dict]]:
         """Sets to evaluate, with what marks their rows."""
         if self.distilled is None:
-            yield self._baseline(store, data, device), {}
+            yield self.baseline(store, data, device), {}
             return
         distilled = DistilledSet.load(store.set_folder(self.distilled.fingerprint))
         if not self.iterates:
@@ -138,7 +138,8 @@ class EvaluateTask:
             marks = {"iterate": index, "stage": moment[0], "step": moment[1]}
             yield replace(distilled, images=images.float() / 255), marks
 
-    def _baseline(self, store: Store, data: DataSet, device: str) -> DistilledSet:
+    def baseline(self, store: Store, data: DataSet, device: str = "cpu") -> DistilledSet:
+        """The set of a baseline, made anew; what selects its images is read from the store."""
         real = data.train
         if self.classifier:
             select = {"herding": baselines.herding, "k_center": baselines.k_center}[self.method]

@@ -245,7 +245,8 @@ def baselines(profile: Profile) -> Experiment:
     network = _main_network(profile)
     tasks = _searches(profile, profile.sets["searches"], network)
     tasks += _untrained(profile, network) + _random(profile, network)
-    under = [_under(task, text) for text in profile.studies.augmentations for task in tasks]
+    others = [(text, task) for text in profile.studies.augmentations for task in tasks]
+    under = [_under(task, text) for text, task in others if text != task.training.augmentation]
     return Experiment(profile, tasks + under + _full(profile, network))
 
 

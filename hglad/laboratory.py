@@ -200,6 +200,37 @@ class Laboratory:
             if task.distilled
         }
 
+    def confusions(self, network: str | None = None, ipc: int | None = None) -> dict[tuple, np.ndarray]:
+        """Share of each true class's test images that is taken for each class, in percent.
+
+        Args:
+            network: label of the architecture, by default the main one.
+            ipc: images per class, by default the first of the profile.
+
+        Returns:
+            (objective or "", method) to (classes, classes), mean over sets and networks.
+        """
+        network = network or next(iter(self.profile.networks))
+        ipc = self.profile.sets["ipc"][0] if ipc is None else ipc
+        found: dict[tuple, list[np.ndarray]] = {}
+        for task in self.experiment.evaluations:
+            main = task.distilled is None or task.distilled.kind != "single"
+            main = main or task.distilled.search.layer == self.glad_layer(task.distilled.objective)
+            if task.network == network and task.ipc in (ipc, None) and task.augmentation is None and main:
+                objective = task.distilled.objective if task.distilled else ""
+                counts = self.store.confusions(task.key).double()
+                shares = 100 * counts / counts.sum(dim=2, keepdim=True)
+                found.setdefault((objective, task.method), []).extend(shares.numpy())
+        return {key: np.mean(shares, axis=0) for key, shares in found.items()}
+
+    def baseline_sets(self, ipc: int) -> dict[str, DistilledSet]:
+        """The sets of the study of baselines with the first seed that has one, by method."""
+        data, sets = load_real(self.profile.data), {}
+        for task in self.experiment.evaluations:
+            if task.distilled is None and task.method != "full" and task.ipc == ipc:
+                sets.setdefault(task.method, task)
+        return {method: task.baseline(self.store, data) for method, task in sets.items()}
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""

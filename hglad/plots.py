@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,6 +31,11 @@ from hglad.statistics import seed_means, summarise
 # Colours of Okabe & Ito (2008), told apart with any colour vision; a method has the same one everywhere.
 COLOURS = {
     "random": "#7f7f7f",
+    "class_mean": "#CC79A7",
+    "herding": "#56B4E9",
+    "k_center": "#D55E00",
+    "samples": "#A6761D",
+    "samples_averaged": "#B8A800",
     "pixels": "#0072B2",
     "single": "#E69F00",
     "hierarchical": "#009E73",
@@ -91,6 +97,136 @@ def accuracy_by_network(rows: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(networks)), networks)
         axes.set(ylabel=ACCURACY, xlim=(-0.5, len(networks) - 0.5))
         _limit_to_percent(axes)
+    return _finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
+    """Accuracy of each method on the main network and, joined by a line, its mean over the other networks.
+
+    Args:
+        rows: result rows of one ipc on several networks.
+        main: label of the main network, which the sets were made with.
+    """
+    figure, panels = _panels(rows, height=2.9)
+    place = {"main": ("D", main), "others": ("o", "mean of the other networks")}
+    for axes, part in panels:
+        methods = [method for method in LABELS if method in set(part["method"])]
+        for y, method in enumerate(methods):
+            own = part[part["method"] == method]
+            sides = {"main": own[own["network"] == main], "others": own[own["network"] != main]}
+            means, heights = [], (y - 0.14, y + 0.14)  # so that the two intervals do not hide each other
+            for height, (side, (marker, label)) in zip(heights, place.items(), strict=True):
+                named = label if y == 0 else None
+                means.append(_across(axes, height, sides[side], COLOURS[method], marker, named))
+            axes.plot(means, heights, color="#999999", linewidth=1, zorder=1)
+        _name_rows(axes, methods)
+    panels[0][0].invert_yaxis()
+    return _finish(figure)
+
+
+def _name_rows(axes: Axes, methods: Sequence[str]) -> None:
+    """Methods on the vertical axis, accuracy on the horizontal one."""
+    axes.set_yticks(range(len(methods)), [LABELS[method] for method in methods])
+    axes.set_xlabel(ACCURACY)
+    axes.grid(axis="x", color="#e3e3e3")
+    axes.grid(axis="y", visible=False)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0), min(high, 101))  # an interval may reach beyond what an accuracy can be
+
+
+def _across(axes: Axes, y: float, rows: pd.DataFrame, colour: str, marker: str, label: str | None) -> float:
+    """Mean over seeds of the mean over networks, with its 95 % t interval, at height y; returns the mean."""
+    if rows.empty:
+        return float("nan")
+    sets = rows.groupby("seed")["accuracy"].mean().reset_index().assign(repeat=0, method="")
+    summary = summarise(sets, ["method"]).iloc[0]
+    half = np.nan_to_num(summary["high"] - summary["mean"])
+    empty = {"markerfacecolor": "white"} if marker == "o" else {}
+    axes.errorbar(
+        summary["mean"], y, xerr=half, color=colour, fmt=marker, markersize=6, capsize=3, label=label, **empty
+    )
+    return summary["mean"]
+
+
+@matplotlib.rc_context(STYLE)
+def class_accuracies(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Test accuracy on each class, a row per method, darker is better; the worst class of a row is framed.
+
+    Args:
+        matrices: method to shares (true class, predicted class) in percent.
+        classes: names.
+    """
+    table = pd.DataFrame({name: shares.diagonal() for name, shares in matrices.items()}, index=classes).T
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.36 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    bar = {"label": "accuracy (%)"}
+    sns.heatmap(
+        table, ax=axes, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar_kws=bar, linewidths=1
+    )
+    for y, worst in enumerate(table.to_numpy().argmin(axis=1)):
+        axes.add_patch(Rectangle((worst, y), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2))
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def worst_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """What the images of the worst class of each method are taken for, a row per method.
+
+    Args:
+        matrices: method to shares (true class, predicted class) in percent.
+        classes: names.
+    """
+    worst = {name: int(shares.diagonal().argmin()) for name, shares in matrices.items()}
+    table = pd.DataFrame({name: shares[worst[name]] for name, shares in matrices.items()}, index=classes).T
+    table.index = [f"{name}: {classes[worst[name]]}" for name in table.index]
+    figure = Figure(figsize=(WIDTH, 0.95 + 0.36 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    bar = {"label": "of the class (%)"}
+    sns.heatmap(
+        table, ax=axes, annot=True, fmt=".0f", cmap="Oranges", vmin=0, vmax=100, cbar_kws=bar, linewidths=1
+    )
+    for y, column in enumerate(worst.values()):
+        axes.add_patch(Rectangle((column, y), 1, 1, fill=False, edgecolor="#0072B2", linewidth=2))
+    axes.set_xlabel("taken for (framed: right)")
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_method(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method, a panel per ipc; the full set is a dashed line.
+
+    Args:
+        rows: result rows of one network and one way of training.
+    """
+    ipcs = sorted(rows["ipc"].dropna().unique())
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * rows["method"].nunique()), layout="constrained")
+    panels = figure.subplots(1, len(ipcs), squeeze=False, sharey=True)[0]
+    methods = [method for method in LABELS if method != "full" and method in set(rows["method"])]
+    full = rows[rows["method"] == "full"]["accuracy"]
+    for axes, ipc in zip(panels, ipcs, strict=True):
+        for y, method in enumerate(methods):
+            part = rows[(rows["method"] == method) & (rows["ipc"] == ipc)]
+            seeds = part.groupby("seed")["accuracy"].mean()
+            axes.plot(
+                seeds,
+                np.full(len(seeds), y),
+                "o",
+                color=COLOURS[method],
+                alpha=0.45,
+                markersize=4,
+                markeredgewidth=0,
+            )
+            _across(axes, y, part, COLOURS[method], "D", None)
+        if len(full):
+            axes.axvline(
+                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
+            )
+        axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
+        _name_rows(axes, methods)
+    panels[0].invert_yaxis()
     return _finish(figure)
 
 
@@ -268,7 +404,7 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (label, images) in zip(panels, rows.items(), strict=True):
         _draw_grid(axes, images, columns=len(images))
-        axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        axes.set_ylabel(fill(label, 14), rotation=0, ha="right", va="center")
     width = images.shape[-1] + 1
     panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
     fitting = min(9.0, 110 * cell / max(len(str(name)) for name in classes))  # points; long names do not meet

@@ -280,6 +280,8 @@ def _check_options(name: str, settings: ObjectiveSettings) -> None:
 
 def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:
     """Settings with some keys changed; raises `HgladError` for an unknown key or another type."""
+    if not isinstance(changes, dict):
+        raise HgladError(f"{where.rstrip('.')} is {changes!r}: expected a mapping of keys to values")
     return from_dict(type(settings), vars(settings) | changes, where)
 
 

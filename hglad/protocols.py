@@ -17,7 +17,7 @@ OWN_RATES = {("glad", "vgg11"): 0.0001}  # Cazenavette et al. 2023
 
 def protocol(name: str, network: str = "convnet") -> TrainingSettings:
     """Training of a registered network by a named protocol; an unknown one raises `HgladError`."""
-    if name not in PROTOCOLS:
+    if name not in list(PROTOCOLS):  # a list or mapping from a file is no key
         raise unknown("evaluation protocol", name, list(PROTOCOLS))
     settings = PROTOCOLS[name]
     return replace(settings, lr=OWN_RATES.get((name, network), settings.lr))

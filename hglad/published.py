@@ -110,9 +110,7 @@ def images_of(store: Store, keys: list[str]) -> Images:
     found |= {Images(each["dataset"], each["shape"][-1]) for each in recorded}
     if len(found) != 1:
         what = ", ".join(sorted(f"{each.dataset} at {each.resolution} px" for each in found)) or "no data set"
-        raise HgladError(
-            f"the results in {store.root} are of {what}: expected one for published numbers"
-        )
+        raise HgladError(f"the results in {store.root} are of {what}: expected one for published numbers")
     return found.pop()
 
 

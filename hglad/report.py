@@ -3,25 +3,29 @@
 Everything depends on the results alone, with few digits: executing a notebook again gives the same text.
 """
 
+import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from IPython.display import Image
+from IPython.display import Image, display
 from matplotlib.figure import Figure
 
+from hglad import rendering, tables
 from hglad.distillation import DistillationSettings, load_real, planned_stages
 from hglad.evaluations import EvaluateTask
 from hglad.experiments import layer_count
 from hglad.labels import LABELS, method_label, method_place, objective_label
 from hglad.laboratory import Laboratory
+from hglad.plots import image_rows
 from hglad.presets import PRESETS, preset, published_schedule
 from hglad.priors import prior_card, prior_hash
 from hglad.profile import Profile
-from hglad.published import published
+from hglad.published import beside_published, images_of, published
 from hglad.stages import Stage
 from hglad.statistics import as_cell, paired, seed_means, summarise
 
@@ -60,11 +64,42 @@ class Sentences:
         return "\n".join(self.lines)
 
 
-def picture(figure: Figure) -> Image:
-    """A figure as PNG, without date and version, so that equal figures are equal bytes."""
+@dataclass(frozen=True)
+class Downloads:
+    """Links below a figure: the picture itself, which the page already has, and its numbers."""
+
+    name: str
+    csv: str
+
+    def _repr_html_(self) -> str:
+        numbers = base64.b64encode(self.csv.encode()).decode()
+        shown = "this.href = this.closest('.cell_output').querySelector('img').src"
+        return (
+            '<p class="downloads" style="text-align: right; font-size: 85%">Download: '
+            f'<a href="#" download="{self.name}.png" onclick="{shown}">figure</a> · '
+            f'<a href="data:text/csv;base64,{numbers}" download="{self.name}.csv">its numbers (CSV)</a></p>'
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.csv.count(chr(10)) - 1} rows"
+
+
+def picture(figure: Figure, numbers: pd.DataFrame | None = None, name: str = "figure") -> Image | Downloads:
+    """A figure as PNG, without date and version, so that equal figures are equal bytes.
+
+    Args:
+        figure: what is shown.
+        numbers: what it is drawn from; with them, links to both are below.
+        name: of the files that the links give.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": None})
-    return Image(buffer.getvalue())
+    image = Image(buffer.getvalue())
+    if numbers is None:
+        return image
+    display(image)
+    numbers = numbers.drop(columns="key", errors="ignore").dropna(axis="columns", how="all")
+    return Downloads(name, numbers.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def main_table(rows: pd.DataFrame) -> Table:
@@ -435,6 +470,108 @@ def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:
     others = means[means["network"] != main].groupby(keys)["accuracy"].mean()
     gaps = (on_main - others).dropna().rename("accuracy").reset_index()
     return summarise(gaps, ["objective", "method"])
+
+
+def worst_classes(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> Table:
+    """Worst class of each method and what its test images are taken for.
+
+    Args:
+        matrices: method to shares (true class, predicted class) in percent.
+        classes: names.
+    """
+    rows = []
+    for method, shares in matrices.items():
+        worst = int(shares.diagonal().argmin())
+        others = shares[worst].copy()
+        others[worst] = -1
+        wrong = others.argsort()[::-1][:2]
+        rows.append(
+            {
+                "method": method,
+                "worst class": classes[worst],
+                "accuracy on it (%)": f"{shares[worst, worst]:.1f}",
+                "most often taken for": ", ".join(f"{classes[k]} ({others[k]:.0f} %)" for k in wrong),
+                "mean of the classes (%)": f"{shares.diagonal().mean():.1f}",
+            }
+        )
+    return Table(pd.DataFrame(rows))
+
+
+def by_method(matrices: Mapping[tuple, np.ndarray]) -> dict[str, np.ndarray]:
+    """Matrices of (objective, method) under the names of the methods, in the order of the tables."""
+    many = len({objective for objective, _ in matrices if objective}) > 1
+    order = sorted(matrices, key=lambda pair: (method_place(pair[1]), pair[0]))
+    return {_method_name(*pair, many=many): matrices[pair] for pair in order}
+
+
+def class_numbers(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> pd.DataFrame:
+    """Share (%) of the test images of each class that each method's networks take for each class."""
+    parts = []
+    for method, shares in matrices.items():
+        part = pd.DataFrame(shares, columns=list(classes))
+        parts.append(part.assign(method=method, true_class=list(classes)))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["method", "true_class", *classes]]
+
+
+def sweep_numbers(sweeps: Mapping[str, tuple[pd.DataFrame, Sequence[str]]]) -> pd.DataFrame:
+    """Rows of the layer sweeps of several generators, with `generator` and the name of the `split_point`."""
+    parts = [
+        rows.assign(
+            generator=prior, split_point=rows["layer"].map(lambda layer, names=names: names[int(layer)])
+        )
+        for prior, (rows, names) in sweeps.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows under the profile's own augmentation."""
+    return rows[rows["augmentation"].isna()] if "augmentation" in rows else rows
+
+
+def augmentation_table(laboratory: Laboratory) -> Table:
+    """Accuracy of each method by the augmentation of the training on its sets, at each ipc."""
+    usual = laboratory.profile.evaluation.training.augmentation.replace("_", ", ") or "none"
+    rows = laboratory.rows[laboratory.rows["method"] != "full"]
+    marks = {"augmentation": usual, "objective": ""}
+    rows = rows.assign(**{key: None for key in marks if key not in rows}).fillna(marks)
+    summary = summarise(rows, ["ipc", "method", "objective", "augmentation"])
+    summary = summary.assign(cell=summary.apply(as_cell, axis=1))
+    index = ["ipc", "method", "objective"]
+    wide = summary.pivot_table(index=index, columns="augmentation", values="cell", aggfunc="first")
+    order = sorted(wide.index, key=lambda place: (place[0], method_place(place[1]), place[2]))
+    others = [column for column in dict.fromkeys(rows["augmentation"]) if column != usual]
+    wide = wide.loc[order, [usual, *others]].reset_index()
+    many = rows["objective"].replace("", None).nunique() > 1
+    names = [_method_name(row["objective"], row["method"], many) for _, row in wide.iterrows()]
+    wide = wide.drop(columns=["method", "objective"]).assign(ipc=wide["ipc"].map("{:.0f}".format))
+    wide.insert(1, "method", names)
+    return Table(wide.fillna(NONE), wrapped=True)
+
+
+def published_beside(laboratory: Laboratory) -> Sentences:
+    """Published numbers of the same cells, with their sources and what differs; or that there are none."""
+    rows = tables.select(usual_rows(laboratory.rows))
+    images = images_of(laboratory.store, list(rows["key"].unique()))
+    table = tables.published_table(beside_published(rows, laboratory.store, images))
+    return noted(table) if len(table.frame) else Sentences(table.notes)
+
+
+def baseline_pictures(laboratory: Laboratory) -> Image:
+    """One image per class of the baselines at the first ipc; of real images where the profile shows them."""
+    sets = laboratory.baseline_sets(laboratory.profile.sets["ipc"][0])
+    shown = laboratory.profile.data.show
+    generated = ("class_mean", "samples", "samples_averaged")
+    order = sorted((method for method in sets if shown or method in generated), key=method_place)
+    rows = {LABELS[method]: sets[method].images[:: sets[method].ipc] for method in order}
+    return picture(image_rows(rows, laboratory.classes))
+
+
+def noted(table: rendering.Table) -> Sentences:
+    """What is said below a result table; shows the table."""
+    display(Table(table.frame, wrapped=True))
+    return Sentences(table.notes)
 
 
 def gap_table(gaps: pd.DataFrame) -> Table:

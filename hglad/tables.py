@@ -164,6 +164,8 @@ def result_table(
     extra = ["", *(RELATIVE if relative else ())]
     order = [*heads, *(f"{name}{text}" for name in labels for text in extra)]
     frame = pd.DataFrame(list(lines.values()), columns=order).fillna(NONE)
+    empty = [name for name in order if name.endswith(RELATIVE) and (frame[name] == NONE).all()]
+    frame = frame.drop(columns=empty)  # of the full set, which is not compared with itself
     beside = _relative_notes(table) if relative else []
     return Table(frame, (_accuracy_note(table), *beside, *_same_in_all(table, [rows, columns, *heads], cell)))
 

@@ -1,6 +1,6 @@
 """Train a classifier on a (distilled or real) set of images, and measure it on real ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import cos, isfinite, pi
@@ -131,28 +131,62 @@ def train_classifier(
     """
     device = next(network.parameters()).device
     images, labels = images.to(device), labels.to(device)
-    _check_labels(images, labels)
-    _check_classes(network, labels)
+    check_labels(network, images, labels)
+
+    def one_epoch(optimizer: torch.optim.Optimizer) -> Tensor:
+        return train_epoch(network, optimizer, images, labels, normalize, settings, generator)
+
+    with dropout_from(network, generator):
+        return train_epochs(network, one_epoch, settings, [generator], fingerprint(settings), progress, state)
+
+
+def train_epochs(
+    network: nn.Module,
+    one_epoch: Callable[[torch.optim.Optimizer], Tensor],
+    settings: TrainingSettings,
+    generators: Sequence[torch.Generator],
+    key: str,
+    progress: Callable[[int, float], None] | None = None,
+    state: Path | None = None,
+) -> nn.Module:
+    """Repeat `one_epoch` as `settings` say; return the moving average of `network`, or itself, in eval mode.
+
+    Args:
+        network: one network, or many as one module; trained in place.
+        one_epoch: trains it for an epoch with the given optimizer; the losses, (steps,) or (steps, networks).
+        settings: protocol: number of epochs, optimizer, schedule and average.
+        generators: what `one_epoch` draws from.
+        key: what is trained how; a saved state with another key is not gone on with.
+        progress, state: as in `train_classifier`.
+
+    Raises:
+        HgladError: a loss that is not finite.
+    """
     average = None if settings.ema_decay is None else deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.SGD(
         network.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
     )
     network.train()
-    with dropout_from(network, generator):
-        saved = SavedTraining(state, fingerprint(settings), network, optimizer, average, generator)
-        for epoch in range(saved.restore(), settings.epochs):
-            _set_rate(optimizer, settings, epoch)
-            losses = train_epoch(network, optimizer, images, labels, normalize, settings, generator)
-            check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
-            if average is not None:
-                _update_average(average, network, settings.ema_decay)
-            saved.save_when_due(epoch + 1)
-            if progress is not None:
-                progress(epoch + 1, losses.mean().item())
+    saved = SavedTraining(state, key, network, optimizer, average, *generators)
+    for epoch in range(saved.restore(), settings.epochs):
+        _set_rate(optimizer, settings, epoch)
+        losses = one_epoch(optimizer)
+        check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
+        if average is not None:
+            _update_average(average, network, settings.ema_decay)
+        saved.save_when_due(epoch + 1)
+        if progress is not None:
+            progress(epoch + 1, losses.mean().item())
     return (network if average is None else average).eval()
 
 
-def _check_labels(images: Tensor, labels: Tensor) -> None:
+def check_labels(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raise `HgladError` for images and labels that do not fit each other or the outputs of `network`."""
+    _check_pairs(images, labels)
+    _check_classes(network, labels)
+
+
+def _check_pairs(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or labels.shape[:1] != images.shape[:1] or labels.dim() > 2 or len(labels) == 0:
         raise HgladError(
             f"training got images of shape {tuple(images.shape)} and labels of shape "
@@ -197,16 +231,27 @@ def train_epoch(
     generator: torch.Generator,
 ) -> Tensor:
     """One pass over the images in random order; returns the loss of every step, (steps,)."""
-    augmentation = Augmentation(settings.augmentation)
-    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     losses = []
-    for chosen in order.split(settings.batch_size):
-        batch = normalize(to_unit(images.index_select(0, chosen)))
-        batch = augmentation.draw(len(batch), batch.shape[-2:], generator)(batch)
+    for batch, target in batches(images, labels, normalize, settings, generator):
         optimizer.zero_grad()
-        losses.append(accumulate_gradient(network, batch, labels[chosen], settings.precision))
+        losses.append(accumulate_gradient(network, batch, target, settings.precision))
         optimizer.step()
     return torch.stack(losses)
+
+
+def batches(
+    images: Tensor,
+    labels: Tensor,
+    normalize: Normalize,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of images (b, ch, h, w), in random order, normalised and augmented, and of their labels."""
+    augmentation = Augmentation(settings.augmentation)
+    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    for chosen in order.split(settings.batch_size):
+        batch = normalize(to_unit(images.index_select(0, chosen)))
+        yield augmentation.draw(len(batch), batch.shape[-2:], generator)(batch), labels[chosen]
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -215,14 +260,15 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def check_losses(losses: Tensor, epoch: int, lr: float) -> None:
-    """Raise `HgladError` when a loss of this epoch (from 0) is not finite."""
+    """Raise `HgladError` when a loss (steps,) or (steps, repeats) of this epoch (from 0) is not finite."""
     # Once per epoch, so that a GPU need not wait at every step.
     finite = losses.isfinite()
     if not finite.all():
-        first = int((~finite).int().argmax())
+        step, *repeat = (~finite).nonzero()[0].tolist()
+        whose = f" of repeat {repeat[0]}" if repeat else ""
         raise HgladError(
-            f"the training loss is {losses[first].item()} at step {epoch * len(losses) + first} "
-            f"with lr {lr:g}; lower lr or look for images that are not finite"
+            f"the training loss{whose} is {losses[step, *repeat].item()} at step "
+            f"{epoch * len(losses) + step} with lr {lr:g}; lower lr or look for images that are not finite"
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
+from hglad.networks.initialise import draws
 from hglad.storage import read_metadata, read_tensors, write_tensors
 
 SAVE_SECONDS = 60.0  # what a stop loses at most, beside the epoch under way
@@ -17,11 +18,11 @@ class SavedTraining:
 
     Args:
         path: file; None keeps nothing.
-        key: fingerprint of what is trained how; a file with another one is not gone on with.
+        key: fingerprint of how it is trained; a file with another one is not gone on with.
         network: network in training.
         optimizer: its optimizer, SGD.
         average: moving average of the network, if there is one.
-        generator: source of the training's draws.
+        generators: sources of the training's draws.
     """
 
     def __init__(
@@ -31,11 +32,11 @@ class SavedTraining:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         average: nn.Module | None,
-        generator: torch.Generator,
+        *generators: torch.Generator,
     ) -> None:
         self.path, self.key = path, key
         self.networks = {"network": network} | ({"average": average} if average is not None else {})
-        self.optimizer, self.generator = optimizer, generator
+        self.optimizer, self.generators = optimizer, generators
         self.device = next(network.parameters()).device
         self.saved_at = time.monotonic()
 
@@ -47,16 +48,24 @@ class SavedTraining:
             metadata, tensors = read_metadata(self.path), read_tensors(self.path)
         except HgladError:  # damaged: the training begins anew and ends with the same result
             return 0
-        if metadata.get("key") != self.key:
+        if metadata.get("key") != self.key or not self._fits(tensors):
             return 0
         for name, network in self.networks.items():
             network.load_state_dict(_below(name, tensors))
         for index, momentum in _below("momentum", tensors).items():
             parameter = self.optimizer.param_groups[0]["params"][int(index)]
             self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
-        self.generator.set_state(tensors["generator"])
-        self._set_global_state(tensors["global"])
+        for generator, drawn in zip(self.generators, tensors["generators"], strict=True):
+            generator.set_state(drawn.clone())  # it reads from the start of the storage, view or not
+        if any(draws(module) for module in self.networks["network"].modules()):
+            self._set_global_state(tensors["global"])
         return int(metadata["epochs"])
+
+    def _fits(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether these are tensors of a training of such a network, and not of another one."""
+        own = {name: value.shape for name, value in self._tensors().items()}
+        found = {name: value.shape for name, value in tensors.items() if not name.startswith("momentum.")}
+        return found == own
 
     def save_when_due(self, epochs: int) -> None:
         """Write the state after so many epochs, once a minute."""
@@ -66,7 +75,8 @@ class SavedTraining:
         self.saved_at = time.monotonic()
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"generator": self.generator.get_state(), "global": self._global_state()}
+        drawn = torch.stack([generator.get_state() for generator in self.generators])
+        tensors = {"generators": drawn, "global": self._global_state()}
         for name, network in self.networks.items():
             tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
         for index, parameter in enumerate(self.optimizer.param_groups[0]["params"]):

@@ -1,18 +1,28 @@
 """Scoring a set on the digits: seeds, baselines, and whether the score sees what it should."""
 
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 
+from hglad import evaluation, training_state
 from hglad.baselines import full_set, random_real
 from hglad.data import DataSet, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate
-from hglad.training import TrainingSettings
+from hglad.evaluation import Score, evaluate, score_set
+from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.training import TrainingSettings, train_classifier
 
 SMALL = {"ConvNet": {"name": "convnet", "depth": 2, "width": 8}}
 QUICK = TrainingSettings(epochs=20, batch_size=50, lr=0.05, augmentation="", ema_decay=None)
@@ -134,6 +144,269 @@ def test_images_of_another_form_are_refused():
         score(colour)
 
 
-def test_labels_that_the_data_do_not_have_are_refused():
-    with pytest.raises(HgladError, match="label 10 for a network of 10 classes"):
-        score(DistilledSet(torch.zeros(10, 1, 16, 16), torch.arange(1, 11), {}))
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.arange(1, 11), "label 10 of image 9: expected 0 to 9, the classes of 'digits'; subtract 1"),
+        (torch.arange(-1, 9), "label -1 of image 0: expected 0 to 9"),
+        (torch.full((10, 9), 1 / 9), "labels have shape [10, 9] for 10 images: expected [10], or [10, 10]"),
+        (torch.full((10, 10), 0.2), "soft labels of image 0 have least 0.2 and sum 2"),
+        (torch.full((10, 10), torch.nan), "soft labels of image 0 have least nan and sum nan"),
+    ],
+)
+def test_labels_that_the_data_do_not_have_are_refused(labels, message):
+    with pytest.raises(HgladError, match=re.escape(message)):
+        score(DistilledSet(torch.zeros(10, 1, 16, 16), labels, {}))
+
+
+def test_images_that_are_not_numbers_are_counted_before_anything_is_trained(tmp_path):
+    images = torch.zeros(10, 1, 16, 16)
+    images[3, 0, 2, 2], images[7, 0, 0, 0], images[7, 0, 1, 1] = torch.nan, torch.inf, torch.nan
+    with pytest.raises(HgladError, match="2 of 10 images have values that are not finite"):
+        score_set(DistilledSet(images, torch.arange(10), {}), digits(), SMALL, 1, HASTY, parts=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# Soft labels
+
+
+def test_one_hot_labels_score_as_the_classes_do():
+    hard = small_real_set()
+    for kind in (torch.float32, torch.float64):
+        soft = replace(hard, labels=F.one_hot(hard.labels, 10).to(kind))
+        assert confusions(score_set(soft, digits(), SMALL, 2, HASTY)) == confusions(scores(HASTY))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_soft_labels_are_trained_on(kind):
+    hard = small_real_set()
+    smooth = 0.9 * F.one_hot(hard.labels, 10).to(kind) + 0.01
+    assert score(replace(hard, labels=smooth)) > 60
+    assert score(replace(hard, labels=smooth.roll(1, dims=1))) < 10  # of the next class
+    assert score(replace(hard, labels=torch.full((100, 10), 0.1, dtype=kind))) < 30  # say nothing
+
+
+# Networks side by side
+
+
+@pytest.fixture
+def threads():
+    """Sets the threads of PyTorch; those of before come back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def scores(training: TrainingSettings, repeats: int = 2, networks: dict = SMALL, **options) -> list[Score]:
+    return score_set(small_real_set(), digits(), networks, repeats, training, **options)
+
+
+def confusions(found: list[Score]) -> list:
+    return [(score.network, score.repeat, score.confusion.tolist()) for score in found]
+
+
+TINY = {"name": "convnet", "depth": 1, "width": 2}
+VIT = {"name": "vit", "patch": 8, "depth": 1, "dim": 8, "heads": 2, "head_dim": 4, "mlp": 8, "dropout": 0.2}
+AUGMENTED = replace(HASTY, augmentation="color_crop_cutout_scale_rotate", ema_decay=0.5)
+
+
+@pytest.mark.parametrize("options", [TINY, TINY | {"norm": "batch"}], ids=["convnet", "batch norm"])
+def test_networks_side_by_side_score_as_one_after_the_other(options, threads):
+    """To the image: each has one thread in both cases, and draws from a generator of its own."""
+    networks = {"a": options, "b": options | {"depth": 2}}
+    alone = scores(AUGMENTED, 3, networks)
+    assert [(each.network, each.repeat) for each in alone] == [(n, r) for n in "ab" for r in range(3)]
+    for count in (2, 3):
+        threads(count)
+        torch.manual_seed(count)
+        assert confusions(scores(AUGMENTED, 3, networks)) == confusions(alone)
+        assert torch.get_num_threads() == count
+
+
+def at_work(monkeypatch) -> list[int]:
+    """Notes at every batch of a training how many are under way."""
+    under_way, found, lock = set(), [], threading.Lock()
+
+    def watched(network, images, labels, normalize, *rest):
+        def noting(batch):
+            with lock:
+                found.append(len(under_way))
+            time.sleep(0.002)
+            return normalize(batch)
+
+        with lock:
+            under_way.add(id(network))
+        try:
+            return train_classifier(network, images, labels, noting, *rest)
+        finally:
+            under_way.discard(id(network))
+
+    monkeypatch.setattr(evaluation, "train_classifier", watched)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "repeats", "most"),
+    [(TINY, 3, 4, 3), (TINY, 3, 2, 2), (TINY, 1, 2, 1), (VIT, 2, 2, 1)],
+)
+def test_as_many_networks_at_a_time_as_there_are_threads(options, count, repeats, most, threads, monkeypatch):
+    """But one where dropout draws from PyTorch's one global generator."""
+    threads(count)
+    found = at_work(monkeypatch)
+    scores(replace(HASTY, epochs=10), repeats, {"a": options})
+    assert max(found) == most
+
+
+def test_each_architecture_has_its_own_protocol():
+    networks = {"a": TINY, "b": TINY}
+    found = scores({"a": HASTY, "b": replace(HASTY, lr=0.5)}, 1, networks)
+    single = [scores(training, 1, {"x": TINY})[0] for training in (HASTY, replace(HASTY, lr=0.5))]
+    assert [f.confusion.tolist() for f in found] == [s.confusion.tolist() for s in single]
+    assert not torch.equal(found[0].confusion, found[1].confusion)
+
+
+def test_a_score_counts_the_test_images_by_class():
+    (found,) = scores(QUICK, 1)
+    test = digits().test
+    assert found.confusion.dtype == torch.int64 and found.confusion.sum(dim=1).tolist() == list(test.counts)
+    assert found.accuracy == pytest.approx(100 * found.confusion.trace().item() / len(test.images), abs=1e-4)
+
+
+class Ticks:
+    """In place of the progress bar: `at` is called with the number of epochs that are done."""
+
+    def __init__(self, at: Callable[[int], None]):
+        self.at, self.epochs = at, 0
+
+    def __call__(self, *_) -> "Ticks":
+        return self
+
+    def __enter__(self) -> "Ticks":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def update(self, epochs: int) -> None:
+        self.epochs += epochs
+        self.at(self.epochs)
+
+
+LONG = replace(HASTY, epochs=3000)  # about ten seconds for each network of TINY
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_of_one_network_ends_the_others(count, threads, tmp_path, monkeypatch):
+    threads(count)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+    (tmp_path / f"0-{count - 1}.training").mkdir()  # where the last of them is to save
+    ticks = Ticks(lambda epochs: None)
+    monkeypatch.setattr(evaluation, "progress_bar", ticks)
+    with pytest.raises(HgladError, match=f"cannot write .*0-{count - 1}.training: it is a folder"):
+        scores(LONG, 4, {"a": TINY}, parts=tmp_path)
+    assert ticks.epochs < 500
+    assert torch.get_num_threads() == count
+
+
+def test_an_interrupt_ends_all_networks_within_an_epoch(threads, monkeypatch):
+    threads(3)
+    done = []
+
+    def interrupt(epochs: int) -> None:
+        done.append(epochs)
+        if epochs == 10:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(evaluation, "progress_bar", Ticks(interrupt))
+    running = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        scores(LONG, 6, {"a": TINY})
+    assert 10 <= done[-1] < 500
+    assert torch.get_num_threads() == 3 and threading.active_count() == running
+
+
+# Parts: what a stopped evaluation had reached
+
+
+class Stop(BaseException):
+    """Ends an evaluation from inside."""
+
+
+def stop_at(limit: int) -> Ticks:
+    def check(epochs: int) -> None:
+        if epochs >= limit:
+            raise Stop
+
+    return Ticks(check)
+
+
+PAIR = {"plain": TINY, "deeper": TINY | {"depth": 2}}
+SOME = replace(AUGMENTED, epochs=6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("training", [SOME, replace(SOME, ema_decay=None)], ids=["average", "last weights"])
+def test_an_evaluation_that_is_stopped_again_and_again_gives_the_same_scores(
+    training, count, threads, tmp_path, monkeypatch
+):
+    undisturbed = confusions(scores(training, 3, PAIR))
+    threads(count)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+    trained, stops, moments = [], 0, random.Random(count)
+
+    def noting(network, *rest):
+        trained.append(rest[-1].stem)
+        return train_classifier(network, *rest)
+
+    monkeypatch.setattr(evaluation, "train_classifier", noting)
+    for _ in range(100):
+        finished = {path.stem for path in tmp_path.glob("*.score")}
+        trained.clear()
+        found = 6 * len(finished)
+        monkeypatch.setattr(evaluation, "progress_bar", stop_at(found + moments.randint(3, 12)))
+        try:
+            again = scores(training, 3, PAIR, parts=tmp_path)
+            break
+        except Stop:
+            stops += 1
+        assert not finished & set(trained), "a finished network was trained again"
+    assert confusions(again) == undisturbed and stops >= 2
+    assert not list(tmp_path.glob("*.training"))  # each is deleted when its score is there
+    monkeypatch.setattr(evaluation, "progress_bar", Ticks(lambda epochs: None))
+    monkeypatch.setattr(evaluation, "train_classifier", None)  # not called: all scores are there
+    assert confusions(scores(training, 3, PAIR, parts=tmp_path)) == undisturbed
+
+
+def damage(file: Path, how: str) -> None:
+    if how == "another network":
+        write_tensors(file, {"confusion": torch.eye(10).long()}, {"network": "resnet18"})
+    else:
+        file.write_bytes({"truncated": file.read_bytes()[:-99], "empty": b"", "text": b"x" * 999}[how])
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "another network"])
+def test_a_damaged_score_is_made_again(how, tmp_path):
+    undisturbed = scores(HASTY, parts=tmp_path)
+    damage(tmp_path / "0-1.score", how)
+    assert confusions(scores(HASTY, parts=tmp_path)) == confusions(undisturbed)
+    assert torch.equal(read_tensors(tmp_path / "0-1.score")["confusion"], undisturbed[1].confusion)
+
+
+MANY = replace(SOME, epochs=150)
+
+
+def evaluate_saving_every_epoch(parts: str) -> None:
+    torch.set_num_threads(2)
+    training_state.SAVE_SECONDS = 0
+    scores(MANY, 2, {"a": TINY}, parts=Path(parts))
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_scores(tmp_path, kill_midway):
+    def ready() -> bool:
+        return len(list(tmp_path.glob("*.training"))) == 2  # side by side
+
+    assert kill_midway(evaluate_saving_every_epoch, (str(tmp_path),), ready, 0.1)
+    epochs = [read_metadata(file)["epochs"] for file in tmp_path.glob("*.training")]
+    assert len(epochs) == 2 and all(0 < int(done) < 150 for done in epochs)
+    again = scores(MANY, 2, {"a": TINY}, parts=tmp_path)
+    assert confusions(again) == confusions(scores(MANY, 2, {"a": TINY}))

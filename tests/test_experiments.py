@@ -15,6 +15,7 @@ from hglad.ablations import RELEASED, audit
 from hglad.data import DataSettings
 from hglad.distillation import load_real
 from hglad.errors import HgladError
+from hglad.evaluations import EvaluateTask
 from hglad.experiments import (
     EXPERIMENTS,
     layer_count,
@@ -26,16 +27,9 @@ from hglad.metrics import create_metric
 from hglad.paths import PROJECT
 from hglad.profile import Profile, read_profile
 from hglad.results import Store
+from hglad.runner import required, run_all
 from hglad.storage import read_json
-from hglad.tasks import (
-    ClassifierTask,
-    DistillTask,
-    EvaluateTask,
-    MeasureTask,
-    load_classifier,
-    required,
-    run_all,
-)
+from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, load_classifier
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}

@@ -58,7 +58,12 @@ def accumulate_gradient(
     for part, target in zip(images.split(size), labels.split(size), strict=True):
         with half:
             logits = network(part)
-        loss = nn.functional.cross_entropy(logits.float(), target, reduction="sum") / len(labels)
+        loss = nn.functional.cross_entropy(full_precision(logits), target, reduction="sum") / len(labels)
         loss.backward()
         total = total + loss.detach()
     return total
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """16-bit logits as float32; wider ones pass."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
