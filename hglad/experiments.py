@@ -10,7 +10,7 @@ from hglad import ablations
 from hglad.ablations import Variant
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
-from hglad.evaluations import EvaluateTask
+from hglad.evaluation_task import EvaluateTask
 from hglad.priors import load_prior
 from hglad.profile import Profile
 from hglad.results import Store

@@ -213,7 +213,7 @@ class Laboratory:
         network = network or next(iter(self.profile.networks))
         ipc = self.profile.sets["ipc"][0] if ipc is None else ipc
         found: dict[tuple, list[np.ndarray]] = {}
-        for task in self.experiment.evaluations:
+        for task in {task.key: task for task in self.experiment.evaluations}.values():  # a sweep repeats some
             main = task.distilled is None or task.distilled.kind != "single"
             main = main or task.distilled.search.layer == self.glad_layer(task.distilled.objective)
             if task.network == network and task.ipc in (ipc, None) and task.augmentation is None and main:

@@ -404,7 +404,8 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (label, images) in zip(panels, rows.items(), strict=True):
         _draw_grid(axes, images, columns=len(images))
-        axes.set_ylabel(fill(label, 14), rotation=0, ha="right", va="center")
+        lines = [fill(line, 14) for line in label.split("\n")]
+        axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center")
     width = images.shape[-1] + 1
     panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
     fitting = min(9.0, 110 * cell / max(len(str(name)) for name in classes))  # points; long names do not meet

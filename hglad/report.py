@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from hglad import rendering, tables
 from hglad.distillation import DistillationSettings, load_real, planned_stages
-from hglad.evaluations import EvaluateTask
+from hglad.evaluation_task import EvaluateTask
 from hglad.experiments import layer_count
 from hglad.labels import LABELS, method_label, method_place, objective_label
 from hglad.laboratory import Laboratory
@@ -484,7 +484,7 @@ def worst_classes(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) ->
         worst = int(shares.diagonal().argmin())
         others = shares[worst].copy()
         others[worst] = -1
-        wrong = others.argsort()[::-1][:2]
+        wrong = (-others).argsort(kind="stable")[:2]  # of equal ones the first, on every processor
         rows.append(
             {
                 "method": method,
@@ -558,12 +558,14 @@ def published_beside(laboratory: Laboratory) -> Sentences:
     return noted(table) if len(table.frame) else Sentences(table.notes)
 
 
-def baseline_pictures(laboratory: Laboratory) -> Image:
+def baseline_pictures(laboratory: Laboratory) -> Image | Sentences:
     """One image per class of the baselines at the first ipc; of real images where the profile shows them."""
     sets = laboratory.baseline_sets(laboratory.profile.sets["ipc"][0])
     shown = laboratory.profile.data.show
     generated = ("class_mean", "samples", "samples_averaged")
     order = sorted((method for method in sets if shown or method in generated), key=method_place)
+    if not order:
+        return Sentences(("All of these sets are real images, which the profile does not show.",))
     rows = {LABELS[method]: sets[method].images[:: sets[method].ipc] for method in order}
     return picture(image_rows(rows, laboratory.classes))
 

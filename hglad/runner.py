@@ -6,7 +6,7 @@ import warnings
 import joblib
 import torch
 
-from hglad.evaluations import EvaluateTask
+from hglad.evaluation_task import EvaluateTask
 from hglad.memory import keep_freed_memory
 from hglad.progress import progress_bar
 from hglad.results import Store

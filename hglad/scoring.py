@@ -10,6 +10,7 @@ import pandas as pd
 from hglad.baselines import random_real
 from hglad.data import DataSet, load_data
 from hglad.distilled import DistilledSet
+from hglad.errors import HgladError
 from hglad.evaluation import as_rows, score_set
 from hglad.paths import cache_folder
 from hglad.protocols import protocol
@@ -36,7 +37,7 @@ class SetFile:
         self, data: str, root: str | None, resolution: int | None, device: str
     ) -> tuple[DistilledSet, DataSet]:
         """The set, and the data set that it stands for in the resolution of its images."""
-        if is_own(self.path):
+        if resolution is None and is_own(self.path):
             resolution = DistilledSet.load(self.path).images.shape[-1]
         real = load_data(data, root, resolution, device=device)
         options = {key: getattr(self, key) for key in ("labels", "experiment", "normalised", "any_range")}
@@ -99,6 +100,8 @@ def score_file(
     Raises:
         HgladError: what cannot be read, does not fit, or cannot be trained.
     """
+    if random_sets < 0:
+        raise HgladError(f"{random_sets} sets of random images: expected 0 or more; give --random 1")
     watch = Stopwatch(device)
     distilled, real = file.load(data, root, resolution, device)
     sets = {("given", 0): distilled}

@@ -14,7 +14,7 @@ from scipy.stats import qmc
 
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
-from hglad.evaluations import EvaluateTask
+from hglad.evaluation_task import EvaluateTask
 from hglad.experiments import evaluation_of, layer_count
 from hglad.profile import Profile
 from hglad.provenance import Stopwatch

@@ -70,10 +70,12 @@ PROVENANCE = {
 }
 
 
-def keep_rows(store: Store, key: str, rows: pd.DataFrame, training: dict, network: dict, made: str) -> None:
+def keep_rows(
+    store: Store, key: str, rows: pd.DataFrame, training: dict, network: dict, made: str, **recorded: object
+) -> None:
     """Keep rows in a store as an evaluation does, with the settings of its training and its network.
 
-    `made` is the fingerprint of the set, or the name of a baseline.
+    `made` is the fingerprint of the set, or the name of a baseline; `recorded` adds to the provenance.
     """
     settings = {"method": rows["method"].iloc[0], "training": training, "network": network}
-    store.write_rows(key, rows, PROVENANCE | {"settings": settings, "set": made})
+    store.write_rows(key, rows, PROVENANCE | {"settings": settings, "set": made} | recorded)

@@ -1,4 +1,4 @@
-"""`hglad bench`: both suites through the command line, the harness on steps of known cost."""
+"""`hglad bench`: the suites through the command line, the harness on steps of known cost."""
 
 import json
 import time
@@ -22,6 +22,11 @@ def check(row: dict, out: str) -> None:
     """Equal gradients, and a row that holds together."""
     assert row["difference"] < (0.05 if "bfloat16" in row["name"] else 1e-4)
     assert row.get("difference_float64", 0) < 1e-6
+    check_sides(row, out)
+
+
+def check_sides(row: dict, out: str) -> None:
+    """Times and memory of both implementations, and their ratio."""
     assert row["n"] == 1
     for side in ("fast", "plain"):
         seconds = row[side]["seconds"]
@@ -51,6 +56,23 @@ def test_matching_suite(tmp_path, capsys, method):
     check(row, out)
 
 
+def test_evaluation_suite(tmp_path, capsys):
+    """Both sides score the same set by other draws: alike, and far from chance."""
+    written, out = measured(tmp_path, capsys, "--suite", "evaluation")
+    names = [row["name"] for row in written["cases"]]
+    assert [name.rpartition(", ")[2] for name in names] == ["float32", "bfloat16"]
+    for row in written["cases"]:
+        check_sides(row, out)
+        assert row["difference"] < 0.5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_sides_of_the_evaluation_learn(precision):
+    (case,) = Suite("evaluation", quick=True).chosen(precision)
+    for side in (case.fast(), case.plain()):
+        assert 20 < side().item() < 100  # chance is 10
+
+
 @pytest.mark.slow
 def test_matching_suite_compiled(tmp_path, capsys):
     written, out = measured(tmp_path, capsys, "--suite", "matching", "--only", "mtt tesla compiled")
@@ -64,6 +86,16 @@ def test_the_full_suite_has_the_published_sizes():
         assert {f"{method}, {size}" for size in ("32 px, ipc 1", "32 px, ipc 10", "128 px, ipc 1")} <= {
             *names
         }
+
+
+def test_the_full_evaluation_suite_is_the_published_protocol_in_both_precisions():
+    names = [case.name for case in Suite("evaluation").cases()]
+    sizes = (
+        "1 image per class, 1,000 epochs",
+        "1 image per class, 100 epochs",
+        "10 images per class, 20 epochs",
+    )
+    assert names == [f"{size}, {precision}" for size in sizes for precision in ("float32", "bfloat16")]
 
 
 @pytest.mark.parametrize("method", ["dm", "dc", "mtt full", "mtt tesla"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from hglad.cli import main
 from hglad.experiments import metric_ablation
@@ -181,6 +182,18 @@ def test_every_local_resource_was_built(html):
             if target and not target.startswith("data:") and not (page.parent / target).exists():
                 missing.append(f"{page.relative_to(html)}: {target}")
     assert not missing
+
+
+def test_a_link_to_a_figure_finds_it_in_its_cell(html):
+    """The script of the link takes the first image of the cell's output."""
+    cells = [
+        (page.name, link["download"], link.find_parent(class_="cell_output"))
+        for page in pages(html)
+        for link in BeautifulSoup(page.read_text(), "html.parser").select(".downloads a[onclick]")
+    ]
+    assert len(cells) > 10
+    for page, name, cell in cells:
+        assert cell is not None and len(cell.select("img")) == 1, f"{page}: {name}"
 
 
 def test_equations_are_typeset_by_the_vendored_script(html):

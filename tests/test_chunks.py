@@ -68,10 +68,13 @@ def test_a_batch_on_another_device_is_left_whole():
     assert chunk_size(convnet(), torch.empty(5000, 1, 8, 8, device="meta")) == 5000
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["classes", "soft labels"])
 @pytest.mark.parametrize("count", [1, 4, 10, 13])
-def test_accumulated_gradients_are_those_of_one_backward_pass(monkeypatch, count):
+def test_accumulated_gradients_are_those_of_one_backward_pass(monkeypatch, count, soft):
     monkeypatch.setattr(chunks, "CACHE", 1)
     network, images, labels = convnet().double(), batch(count), torch.arange(count) % 10
+    if soft:
+        labels = torch.rand(count, 10, generator=seeded(1), dtype=torch.float64).softmax(dim=1)
     passes = []
     hook = network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
     loss = accumulate_gradient(network, images, labels)

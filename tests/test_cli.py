@@ -16,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hglad import __version__
+from hglad import __version__, evaluation
 from hglad.baselines import random_real
 from hglad.cli import EXPERIMENT_NAMES, _parser, main
 from hglad.data import available, load_data
@@ -106,7 +106,7 @@ def test_usage_errors_end_with_2(capsys, words):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("evaluate none --data digits", "no file none/distilled.safetensors"),
+        ("evaluate none --data digits", "no file none: expected a set's file or folder"),
         ("evaluate set --data digit", "no data set 'digit'"),
         ("evaluate set --data cifar10 --root none", "'cifar10' is not usable in none"),
         ("evaluate set --data digits --networks convnt", "unknown network 'convnt': did you mean 'convnet'?"),
@@ -167,6 +167,13 @@ def test_usage_errors_end_with_2(capsys, words):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(place, capsys, command, message):
+    check_refusal(command, message, capsys)
+    assert Path("other", "notes.txt").read_text() == "text"
+    assert not list(place.glob(".tmp-*"))
+
+
+def check_refusal(command: str, message: str, capsys) -> None:
+    """Exit code 1 and one line that has the message."""
     assert main(command.split()) == 1
     output = capsys.readouterr()
     assert output.err.startswith("hglad: ")
@@ -174,8 +181,6 @@ def test_bad_input_is_one_line_and_exit_code_1(place, capsys, command, message):
     assert output.err.endswith("\n")
     assert message in output.err
     assert "Traceback" not in output.err + output.out
-    assert Path("other", "notes.txt").read_text() == "text"
-    assert not list(place.glob(".tmp-*"))
 
 
 def test_debug_lets_the_error_through(place):
@@ -232,13 +237,16 @@ def test_distil_and_evaluate(place, capsys):
     }  # fmt: skip
     assert made.card["history"][0][:2] == [0, 0]
     assert made.card["distance"] == min(distance for _, _, distance in made.card["history"])
-    words = ["evaluate", "made", "--data", "digits", "--epochs", "2", "--repeats", "2", "--json", "rows.json"]
-    assert main(words) == 0
-    rows = json.loads(Path("rows.json").read_text())
-    assert [(row["network"], row["repeat"]) for row in rows] == [("convnet", 0), ("convnet", 1)]
+    result, out = scored(capsys, "made", "--repeats", "2")
+    rows = result["rows"]
+    assert [(row["network"], row["repeat"], row["set"]) for row in rows] == [
+        ("convnet", 0, "given"),
+        ("convnet", 1, "given"),
+    ]
     mean = sum(row["accuracy"] for row in rows) / 2
     assert 0 <= mean <= 100
-    assert f"{mean:.2f}".rstrip("0") in capsys.readouterr().out
+    assert f"{mean:.2f}".rstrip("0") in out
+    assert result["set"] == made.card and result["training"]["convnet"]["epochs"] == 2
 
 
 def test_a_set_follows_from_its_seed_and_leaves_nothing_else(place, capsys):
@@ -248,6 +256,167 @@ def test_a_set_follows_from_its_seed_and_leaves_nothing_else(place, capsys):
     assert not torch.equal(first.images, other.images)
     assert {path.name for path in place.iterdir()} >= {"a", "b", "c"}
     assert not [path for path in place.iterdir() if "state" in path.name or path.name.startswith(".tmp")]
+
+
+# Sets of others
+
+
+@pytest.fixture
+def foreign(place, monkeypatch) -> Path:
+    """Files of sets that other code made, right ones and wrong ones, beside an empty cache."""
+    monkeypatch.setenv("HGLAD_CACHE", str(place / "cache"))
+    real = load_data("digits").train
+    images, labels = random_real(real, 1, seed=0).images, torch.arange(10)
+    broken = images.clone()
+    broken[3, 0, 2, 2] = torch.nan
+    sets = {
+        "theirs": (images, labels),
+        "normalised": (real.normalize(images), labels),
+        "images": images,
+        "labels": labels,
+        "small": (images[:, :, ::2, ::2], labels),
+        "bytes": (images * 255, labels),
+        "nan": (broken, labels),
+        "colour": (images.expand(-1, 3, -1, -1), labels),
+        "from1": (images, labels + 1),
+        "uneven": (torch.cat([images, images[:1]]), torch.cat([labels, labels[:1]])),
+    }
+    for name, content in sets.items():
+        torch.save(content, f"{name}.pt")
+    return place
+
+
+def scored(capsys, *words: str) -> tuple[dict, str]:
+    """What is written of an evaluation on the digits, and what is printed."""
+    assert main(["evaluate", *words, "--data", "digits", "--epochs", "2", "--json", "scores.json"]) == 0
+    return json.loads(Path("scores.json").read_text()), capsys.readouterr().out
+
+
+def accuracies(result: dict) -> list[float]:
+    return [row["accuracy"] for row in result["rows"]]
+
+
+def test_a_set_of_others_scores_as_the_same_set_of_ours(foreign, capsys):
+    own, _ = scored(capsys, "set", "--repeats", "2")
+    result, out = scored(capsys, "theirs.pt", "--repeats", "2")
+    assert result.keys() == {"rows", "training", "set", "provenance"}
+    assert result["rows"] == own["rows"]
+    assert result["set"]["file"] == "theirs.pt" and len(result["set"]["sha256"]) == 64
+    assert {"device", "seconds", "packages"} <= result["provenance"].keys()
+    head, line = out.splitlines()
+    assert head.split()[:2] == ["network", "images"] and line.split()[:2] == ["convnet", "given"]
+
+
+def test_images_and_labels_apart(foreign, capsys):
+    own, _ = scored(capsys, "set", "--repeats", "1")
+    result, _ = scored(capsys, "images.pt", "--labels", "labels.pt", "--repeats", "1")
+    assert result["rows"] == own["rows"] and result["set"]["labels"]["file"] == "labels.pt"
+
+
+@pytest.mark.parametrize("how", ["--normalised", "--mean {} --std {}"])
+def test_a_normalisation_is_undone(foreign, capsys, how):
+    real = load_data("digits").train
+    words = how.format(real.mean.item(), real.std.item()).split()
+    result, _ = scored(capsys, "normalised.pt", *words, "--repeats", "1")
+    assert result["set"]["normalised"]["mean"] == pytest.approx(real.mean.tolist())
+    assert result["set"]["normalised"]["std"] == pytest.approx(real.std.tolist())
+    own, _ = scored(capsys, "set", "--repeats", "1")
+    assert accuracies(result) == pytest.approx(accuracies(own), abs=0.6)  # two test images, by rounding
+
+
+def test_random_images_are_scored_beside_a_set(foreign, capsys):
+    result, out = scored(capsys, "theirs.pt", "--repeats", "1", "--random", "2")
+    assert [(row["set"], row["seed"]) for row in result["rows"]] == [
+        ("given", 0),
+        ("random", 0),
+        ("random", 1),
+    ]
+    assert accuracies(result)[0] == accuracies(result)[1]  # the set is the random one of seed 0
+    given, random = out.splitlines()[1:]
+    gain = accuracies(result)[0] - sum(accuracies(result)[1:]) / 2
+    assert "given" in given and given.endswith(f"{gain:+.1f}")
+    assert "random" in random and "sets" in random
+
+
+def test_each_network_is_a_line(foreign, capsys):
+    result, out = scored(capsys, "theirs.pt", "--networks", "convnet, alexnet", "--repeats", "1")
+    assert [row["network"] for row in result["rows"]] == ["convnet", "alexnet"]
+    assert [line.split()[0] for line in out.splitlines()] == ["network", "convnet", "alexnet"]
+    assert result["training"].keys() == {"convnet", "alexnet"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("none.pt", "no file none.pt: expected a set's file or folder"),
+        ("tiny.yaml", "tiny.yaml is no set: expected a file that ends in .pt"),
+        ("other", "no class folder in other; put images there, one folder per class"),
+        ("theirs.pt --protocol glat", "unknown evaluation protocol 'glat': did you mean 'glad'?"),
+        ("theirs.pt --networks resnet", "unknown network 'resnet'"),
+        ("theirs.pt --networks torchvision:alexnt", "did you mean 'torchvision:alexnet'?"),
+        ("theirs.pt --repeats 0", "0 repeats of 1 networks: expected 1 or more"),
+        ("theirs.pt --random -1", "-1 sets of random images: expected 0 or more"),
+        ("uneven.pt --random 1", "the set has 1 to 2 images per class"),
+        ("theirs.pt --precision float16", "precision is 'float16'; give float32 or bfloat16"),
+        ("theirs.pt --lr 0", "lr is 0.0; give a positive number"),
+        ("theirs.pt --experiment 1", "experiment is 1, but the file holds a single set: leave it out"),
+        ("theirs.pt --device tpu", "unknown device 'tpu': expected cpu or cuda"),
+        ("normalised.pt", "expected about 0 to 1; pass normalised=True"),
+        ("normalised.pt --mean 0.5", "--mean and --std go together"),
+        ("normalised.pt --std 0.5", "--mean and --std go together"),
+        ("normalised.pt --mean a --std b", "--mean and --std are a and b: expected numbers such as 0.49"),
+        ("normalised.pt --mean 0.5,0.4 --std 0.2,0.2", "expected 1 numbers each, std above 0"),
+        ("normalised.pt --mean 0.5 --std 0", "expected 1 numbers each, std above 0"),
+        ("normalised.pt --mean nan --std 0.3", "values that are not finite"),
+        ("theirs.pt --normalised", "expected some below 0 in normalised images"),
+        ("set --normalised", "is a set of hglad with labels and scale of its own: leave the options out"),
+        ("small.pt", "images are 8 x 8 pixels (height x width): expected 16 x 16 as in 'digits'"),
+        ("theirs.pt --resolution 8", "images are 16 x 16 pixels (height x width): expected 8 x 8"),
+        ("set --resolution 8", "images are 16 x 16 pixels (height x width): expected 8 x 8"),
+        ("from1.pt", "label 10 of image 9: expected 0 to 9, the classes of 'digits'; subtract 1"),
+        ("images.pt", "it holds images alone: expected labels as well"),
+        ("images.pt --labels none.pt", "no file none.pt"),
+        ("images.pt --labels images.pt", "labels have shape [10, 1, 16, 16] for 10 images"),
+        ("nan.pt", "1 values that are NaN or infinite, the first at [3, 0, 2, 2]"),
+        ("bytes.pt", "expected about 0 to 1; divide them by 255"),
+        ("colour.pt", "have 3 channels: expected 1 as in 'digits'; convert them to grey"),
+    ],
+)
+def test_a_set_that_cannot_be_scored_is_one_line(foreign, capsys, words, message):
+    check_refusal(f"evaluate {words} --data digits --epochs 1 --json scores.json", message, capsys)
+    assert not Path("scores.json").exists()
+    assert not list(Path("cache").rglob("*.*"))
+
+
+def test_a_terminated_evaluation_goes_on_to_the_same_rows(foreign, capsys, monkeypatch):
+    """By SIGTERM, behind the first of its networks; these are not trained again."""
+    words = ["evaluate", "theirs.pt", "--data", "digits", "--epochs", "30", "--repeats", "6"]
+    code = "import sys; from hglad.cli import main; sys.exit(main())"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--json", "stopped.json"],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: list(Path("cache").rglob("*.score")) or run.poll() is not None, 100)
+        run.terminate()
+        out, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and "the same command goes on from the last saved state" in error
+    assert out == "" and not Path("stopped.json").exists()
+    finished = len(list(Path("cache").rglob("*.score")))
+    trained, train = [], evaluation.train_classifier
+    monkeypatch.setattr(evaluation, "train_classifier", lambda *given: trained.append(1) or train(*given))
+    assert main([*words, "--json", "resumed.json"]) == 0
+    assert len(trained) == 6 - finished < 6
+    assert not list(Path("cache", "evaluations").iterdir())
+    assert main([*words, "--json", "undisturbed.json"]) == 0
+    assert len(trained) == 6 - finished + 6
+    resumed, undisturbed = (
+        json.loads(Path(f"{name}.json").read_text()) for name in ("resumed", "undisturbed")
+    )
+    assert resumed["rows"] == undisturbed["rows"] and len(resumed["rows"]) == 6
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])

@@ -1,6 +1,7 @@
 """The experiments: a plan with nothing twice, and the same rows however its runs are computed."""
 
 import random
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,13 +12,15 @@ import torch
 import yaml
 from joblib.externals.loky import get_reusable_executor
 
+from hglad import evaluation as evaluation_module
 from hglad.ablations import RELEASED, audit
 from hglad.data import DataSettings
 from hglad.distillation import load_real
 from hglad.errors import HgladError
-from hglad.evaluations import EvaluateTask
+from hglad.evaluation_task import EvaluateTask
 from hglad.experiments import (
     EXPERIMENTS,
+    experiments_of,
     layer_count,
     layer_names,
     plan,
@@ -25,11 +28,12 @@ from hglad.experiments import (
 from hglad.laboratory import Laboratory
 from hglad.metrics import create_metric
 from hglad.paths import PROJECT
-from hglad.profile import Profile, read_profile
+from hglad.profile import Profile, profile_from, read_profile
 from hglad.results import Store
 from hglad.runner import required, run_all
 from hglad.storage import read_json
 from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, load_classifier
+from hglad.training import confusion_matrix
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -128,7 +132,8 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
     others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.searched("dm", "single").layer}
     swept = (len(others) + 3) * digits_profile.studies.sweep_seeds  # 3 layers of the further generator
-    assert len(of_kind(tasks, ClassifierTask)) == 1
+    selecting = {"herding", "k_center"} & {*digits_profile.studies.baselines}  # with a classifier a seed
+    assert len(of_kind(tasks, ClassifierTask)) == (seeds if selecting else 1)
     objectives = digits_profile.studies.matching_seeds * (len(digits_profile.objectives) - 1)  # dm is there
     assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept + objectives
 
@@ -262,7 +267,7 @@ def test_a_second_call_computes_nothing(tasks, profile, undisturbed):
     before = contents(undisturbed.root)
     run_all(plan(profile), undisturbed, cores=1)
     assert contents(undisturbed.root) == before
-    assert not [name for name in before if ".state" in name or ".tmp-" in name]
+    assert not [name for name in before if ".state" in name or ".parts" in name or ".tmp-" in name]
 
 
 def test_only_what_is_missing_is_computed(tasks, undisturbed, tmp_path):
@@ -274,7 +279,8 @@ def test_only_what_is_missing_is_computed(tasks, undisturbed, tmp_path):
     run_all(part, store, cores=1)
     new = contents(tmp_path)
     changed = {name for name in kept if kept[name] != new[name]}
-    assert changed == {f"evaluations/{part[0].key}.json"}
+    assert changed == {f"evaluations/{part[0].key}.{kind}" for kind in ("json", "safetensors")}
+    assert new.keys() == kept.keys()
     pd.testing.assert_frame_equal(store.rows([part[0].key]), undisturbed.rows([part[0].key]))
 
 
@@ -361,6 +367,7 @@ def test_two_processes_give_the_same_rows(profile, undisturbed, tmp_path):
 def run_all_saving_every_step(tasks: list, root: str) -> None:
     torch.set_num_threads(1)
     import_module("hglad.distillation").SAVE_EVERY = 0
+    import_module("hglad.training_state").SAVE_SECONDS = 0
     run_all(tasks, Store(root), cores=1)
 
 
@@ -376,6 +383,43 @@ def test_killed_runs_continue_with_the_same_rows(tasks, undisturbed, tmp_path, k
     assert not all(task.done(store) for task in tasks)
     run_all(tasks, store, cores=1)
     same_rows(store, undisturbed)
+
+
+def test_a_stopped_evaluation_trains_only_what_it_had_not_finished(tasks, undisturbed, tmp_path, monkeypatch):
+    """Of every measured iterate, two networks each: stopped behind the fifth."""
+    task = next(task for task in of_kind(tasks, EvaluateTask) if task.iterates)
+    store, tested = Store(tmp_path), []
+    shutil.copytree(
+        undisturbed.set_folder(task.distilled.fingerprint), store.set_folder(task.distilled.fingerprint)
+    )
+
+    def measure(network, real):
+        if len(tested) == 5:
+            raise KeyboardInterrupt
+        tested.append(network)
+        return confusion_matrix(network, real)
+
+    monkeypatch.setattr(evaluation_module, "confusion_matrix", measure)
+    with pytest.raises(KeyboardInterrupt):
+        task.run(store, "cpu")
+    assert len(list(store.parts_folder(task.key).rglob("*.score"))) == 5 and not task.done(store)
+    tested[:] = range(100)
+    task.run(store, "cpu")
+    assert len(tested) - 100 == 2 * 8 - 5
+    pd.testing.assert_frame_equal(store.rows([task.key]), undisturbed.rows([task.key]))
+    assert [path.name for path in store.evaluation_file(task.key).parent.iterdir()] == [f"{task.key}.json"]
+
+
+def test_confusion_matrices_are_those_of_the_rows(tasks, undisturbed):
+    for task in of_kind(tasks, EvaluateTask):
+        if task.iterates:
+            with pytest.raises(HgladError, match=f"delete {task.key}.json beside it"):
+                undisturbed.confusions(task.key)
+            continue
+        found, rows = undisturbed.confusions(task.key), undisturbed.rows([task.key])
+        hits = found.diagonal(dim1=1, dim2=2).sum(dim=1) / found.sum(dim=(1, 2))
+        assert found.shape == (len(rows), 10, 10)
+        assert (100 * hits).tolist() == pytest.approx(rows["accuracy"].tolist(), abs=1e-3)
 
 
 def test_an_error_in_a_run_is_passed_on(profile, tmp_path):
@@ -394,6 +438,168 @@ def test_the_distances_kept_for_the_ablation_are_those_of_the_search(tasks, undi
         searched = [distance for _, _, distance in card["history"]]
         assert list(kept) == ["class_relevant", "feature"] and len(kept["feature"]) == len(searched)
         assert kept["class_relevant"] == pytest.approx(searched, rel=0.1)  # iterates are kept as uint8
+
+
+# Sets that nothing was optimised for
+
+UNTRAINED = ("herding", "k_center", "class_mean", "samples", "samples_averaged")
+
+
+@pytest.fixture(scope="module")
+def baseline_profile(profile) -> Profile:
+    """Pixels at one ipc beside all baselines, also under two augmentations, one of them the usual one."""
+    own = {"baselines": UNTRAINED, "augmentations": ("crop_scale", ""), "experiments": ("baselines",)}
+    sets = profile.sets | {"searches": ["pixels"], "ipc": [1, 2]}
+    return replace(profile, sets=sets, studies=replace(profile.studies, **own))
+
+
+@pytest.fixture(scope="module")
+def baseline_rows(baseline_profile, tmp_path_factory) -> pd.DataFrame:
+    store = Store(tmp_path_factory.mktemp("baselines"))
+    run_all(plan(baseline_profile), store, cores=1)
+    return EXPERIMENTS["baselines"](baseline_profile).rows(store)
+
+
+def test_every_baseline_is_scored_at_every_ipc_under_every_augmentation(baseline_rows):
+    cells = baseline_rows.fillna({"augmentation": "usual"}).groupby(["augmentation", "method", "ipc"]).size()
+    of_seeds = {method: 4 for method in ("pixels", "random", *UNTRAINED)}  # 2 seeds, 2 networks each
+    for augmentation in ("usual", "crop, scale"):
+        for method, count in of_seeds.items():
+            expected = {1: 2} if method == "class_mean" else {1: count, 2: count}  # a mean has no seed
+            assert cells[augmentation, method].to_dict() == expected
+    assert set(baseline_rows["augmentation"].dropna()) == {"crop, scale"}
+    full = baseline_rows[baseline_rows["method"] == "full"]
+    assert full["ipc"].isna().all() and full["augmentation"].isna().all() and len(full) == 1
+
+
+def test_seeds_of_a_baseline_are_different_sets(baseline_rows):
+    groups = baseline_rows[baseline_rows["method"] != "full"].groupby(["method", "ipc", "seed"], dropna=False)
+    assert baseline_rows.groupby("key").size().isin([1, 2]).all()
+    assert len(groups) == 6 * 2 * 2 + 1 and (groups["key"].nunique() == 2).all()  # two augmentations
+
+
+def test_a_baseline_comes_after_its_classifier_and_shares_none_with_another_seed(baseline_profile):
+    tasks = plan(baseline_profile)
+    position = {task.key: index for index, task in enumerate(tasks)}
+    classifiers = {}
+    for task in of_kind(tasks, EvaluateTask):
+        if task.classifier:
+            assert position[task.classifier.key] < position[task.key]
+            classifiers.setdefault(task.seed, set()).add(task.classifier.key)
+    assert all(len(keys) == 1 for keys in classifiers.values()) and classifiers[0] != classifiers[1]
+    assert of_kind(tasks, DistillTask)[0].classifier.key in classifiers[0]  # that of the metric
+
+
+def baseline(profile: Profile, method: str) -> EvaluateTask:
+    return next(task for task in of_kind(plan(profile, "baselines"), EvaluateTask) if task.method == method)
+
+
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        ({"seed": 9}, {*UNTRAINED, "random", "full"}),
+        ({"prior_classes": (1,) * 10}, {"samples", "samples_averaged"}),
+        ({"augmentation": "a name for the rows"}, set()),
+        ({"variant": "a name for the rows"}, set()),
+    ],
+)
+def test_a_baseline_follows_its_own_sources(baseline_profile, change, changes):
+    found = set()
+    for method in (*UNTRAINED, "random", "full", "pixels"):
+        task = baseline(baseline_profile, method)
+        if replace(task, **change).key != task.key:
+            found.add(method)
+    assert found == changes
+
+
+@pytest.mark.parametrize(
+    ("module", "changes"),
+    [("baselines", set(UNTRAINED)), ("priors.stylegan_xl", {"samples", "samples_averaged"})],
+)
+def test_baselines_follow_the_versions_of_what_makes_them(baseline_profile, monkeypatch, module, changes):
+    methods = (*UNTRAINED, "random", "full", "pixels")
+    before = {method: baseline(baseline_profile, method).key for method in methods}
+    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    assert {
+        method for method in methods if baseline(baseline_profile, method).key != before[method]
+    } == changes
+
+
+# What each setting changes, and what stays valid
+
+
+def kind_of(task) -> str:
+    if not isinstance(task, EvaluateTask):
+        return type(task).__name__
+    method = task.method if task.method in ("full", "random", *UNTRAINED) else "search"
+    return f"{method} on {task.network}"
+
+
+SCORES = {f"{method} on main" for method in ("search", "random", *UNTRAINED)}
+CROSS = {f"{method} on other" for method in ("search", "random")}
+SETS = {"DistillTask", "MeasureTask", "search on main", "search on other"}
+SIXTEEN = TRAINING | {"precision": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "changes"),
+    [
+        ("evaluation", {"training": SIXTEEN}, SCORES | CROSS),
+        ("evaluation", {"full_set": SIXTEEN}, {"full on main", "full on other"}),
+        ("evaluation", {"protocol": "dm"}, SCORES | CROSS),
+        ("evaluation", {"protocol": "dm", "training": TRAINING | {"schedule": "warmup_cosine"}}, set()),
+        ("evaluation", {"networks": {"other": {"lr": 0.5}}}, CROSS),
+        ("evaluation", {"networks": {"other": {}}}, set()),
+        ("metric", {"training": SIXTEEN}, SETS | {"ClassifierTask", "herding on main", "k_center on main"}),
+        ("metric", {"training": TRAINING | {"precision": "float32"}}, set()),
+        ("metric", {"options": {"layer": 0}}, SETS),
+        ("search", {"truncation": 0.5}, SETS),
+    ],
+)
+def test_a_setting_changes_the_keys_of_what_follows_from_it_and_no_other(prior_file, group, values, changes):
+    def kinds(profile: dict) -> dict[str, str]:
+        studies = profile["studies"] | {"baselines": list(UNTRAINED)}
+        tasks = plan(profile_from(**profile | {"prior": prior_file, "studies": studies}))
+        return {task.key: kind_of(task) for task in tasks}
+
+    before, after = kinds(PROFILE), kinds(PROFILE | {group: PROFILE[group] | values})
+    assert set(before.values()) == set(after.values())
+    assert {before[key] for key in before.keys() - after.keys()} == changes
+    assert {after[key] for key in after.keys() - before.keys()} == changes
+
+
+def test_more_studies_leave_the_keys_of_the_others(profile, baseline_profile):
+    more = replace(profile.studies, baselines=UNTRAINED, augmentations=("crop",))
+    before, after = (
+        {task.key for task in plan(replace(profile, studies=s))} for s in (profile.studies, more)
+    )
+    assert before < after
+
+
+COMMITTED = [
+    (name, experiment)
+    for name in ("digits", "digits-search")
+    for experiment in experiments_of(read_profile(PROJECT / "configs" / f"{name}.yaml"))
+]
+
+
+@pytest.mark.parametrize(("name", "experiment"), COMMITTED)
+def test_committed_results_stay_valid(name, experiment):
+    """A key that moved would make everybody compute the profile again."""
+    store = Store(PROJECT / "data" / "results" / name)
+    tasks = plan(read_profile(PROJECT / "configs" / f"{name}.yaml"), experiment)
+    assert [task for task in tasks if not task.done(store)] == []
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-search"])
+def test_every_committed_result_has_its_task(name):
+    keys = {task.key for task in plan(read_profile(PROJECT / "configs" / f"{name}.yaml"))}
+    parts = [
+        (PROJECT / "data" / "results" / name / part).glob("*")
+        for part in ("evaluations", "sets", "distances")
+    ]
+    kept = {path.name.split(".")[0] for part in parts for path in part if not path.name.startswith(".")}
+    assert kept and kept <= keys
 
 
 # What a notebook takes from the results

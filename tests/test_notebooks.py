@@ -1,19 +1,22 @@
 """Templates, their parameters, their execution, and the executed copies that the book shows."""
 
 import ast
+import base64
+import io
 import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
 
 from hglad.ablations import PAPER, RELEASED
 from hglad.errors import HgladError
+from hglad.labels import LABELS, objective_label
 from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
 from hglad.paths import PROJECT
-from hglad.plots import objective_label
 
 NAMES = [
     "00_matching_objectives",
@@ -22,6 +25,7 @@ NAMES = [
     "03_metric_ablation",
     "04_cross_architecture",
     "05_paper_vs_code",
+    "06_baselines",
 ]
 STUDIES = ("03_metric_ablation", "05_paper_vs_code")  # of the search in parts, which has a profile of its own
 PROFILES = {name: "digits-search" if name in STUDIES else "digits" for name in NAMES}
@@ -31,6 +35,7 @@ SETTINGS = {
 }
 DIGITS = SETTINGS["01_glad_baseline"]
 SMOKE = PROJECT / "configs" / "smoke.yaml"
+UNTRAINED = ["class mean", "herding", "k-center", "samples", "averaged samples"]
 METHODS = ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
 
 each_notebook = pytest.mark.parametrize("name", NAMES)
@@ -60,6 +65,39 @@ def outputs(notebook, kind: str) -> list[str]:
     """Displayed data of a kind, in the order of the notebook."""
     found = [out.get("data", {}) for cell in code_cells(notebook) for out in cell.outputs]
     return ["".join(data[kind]) for data in found if kind in data]
+
+
+LINKS = re.compile(
+    r'download="([\w-]+)\.png" onclick.*href="data:text/csv;base64,([\w+/=]+)" download="([\w-]+)\.csv"'
+)
+
+
+def downloads(notebook) -> dict[str, pd.DataFrame]:
+    """Numbers behind the links below the figures, by name; each figure is in the same output of a cell."""
+    found = {}
+    for cell in code_cells(notebook):
+        shown = [out.get("data", {}) for out in cell.outputs]
+        for data in shown:
+            if 'class="downloads"' in "".join(data.get("text/html", "")):
+                name, encoded, same = LINKS.search("".join(data["text/html"])).groups()
+                assert name == same and sum("image/png" in other for other in shown) == 1
+                found[name] = pd.read_csv(io.BytesIO(base64.b64decode(encoded)))
+                assert "".join(data["text/plain"]) == f"{name}: {len(found[name])} rows"
+    return found
+
+
+def figures_with_numbers(name: str) -> list[str]:
+    """Names that the template gives to the files of its figures."""
+    sources = [cell.source for cell in code_cells(template(name))]
+    return [found for text in sources for found in re.findall(r'report\.picture\(.*, "([\w-]+)"\)', text)]
+
+
+def check_downloads(notebook, name: str) -> None:
+    """Links below every figure that has numbers, to numbers that are all there."""
+    found = downloads(notebook)
+    assert list(found) == figures_with_numbers(name)
+    for table in found.values():
+        assert len(table) and "key" not in table and table.notna().any().all()
 
 
 def tables(notebook) -> list[list[list[str]]]:
@@ -144,6 +182,7 @@ def test_copy_holds_what_its_execution_showed(name):
     assert 'class="provenance"' in outputs(notebook, "text/html")[-1]
     shown = [cell for cell in code_cells(notebook) if "report.picture" in cell.source]
     assert all(cell.outputs for cell in shown)
+    check_downloads(notebook, name)
 
 
 @each_notebook
@@ -178,6 +217,8 @@ def test_notebook_makes_its_results_from_nothing(smoke, name):
     notebook = executed(smoke, name)
     assert outputs(notebook, "image/png") and tables(notebook)
     assert any((smoke / "results" / "evaluations").iterdir())
+    assert not list((smoke / "results" / "evaluations").glob("*.parts"))
+    check_downloads(notebook, name)
 
 
 @pytest.mark.slow
@@ -204,27 +245,68 @@ def test_result_tables_have_the_expected_rows(smoke):
     assert [row[0] for row in kept] == [row[0] for row in effects]
     assert {row[0] for row in boundaries} <= {row[0] for row in effects}
     assert [row[1] for row in schedules] == ["GLaD", "H-GLaD, paper", "H-GLaD, released"]
-    networks, gaps = first[NAMES[4]]
-    assert [row[0] for row in networks] == [row[0] for row in gaps] == METHODS
+    networks, gaps, worst = first[NAMES[4]]
+    assert [row[0] for row in networks] == [row[0] for row in gaps] == [row[0] for row in worst] == METHODS
+    methods, augmentations = first[NAMES[6]]  # nothing is published for the digits
+    assert [row[0] for row in methods] == [METHODS[0], *UNTRAINED, *METHODS[1:]]
+    assert [row[1] for row in augmentations] == [METHODS[0], *UNTRAINED, *METHODS[1:-1]]
+    assert all(len(row) == 4 and "–" not in row for row in augmentations)
+
+
+def mean_of(cell: str) -> float:
+    return float(cell.split()[0])
+
+
+@pytest.mark.slow
+def test_numbers_behind_a_figure_are_those_of_the_table_beside_it(smoke):
+    notebook = executed(smoke, "04_cross_architecture")
+    rows, networks = downloads(notebook)["accuracy-by-network"], tables(notebook)[0]
+    for label, *cells in networks:
+        (method,) = [method for method, each in LABELS.items() if each == label]
+        means = rows[rows["method"] == method].groupby("network")["accuracy"].mean()
+        assert [mean_of(cell) for cell in cells] == pytest.approx(
+            list(means[["ConvNet-2", "ConvNet-3"]]), abs=0.06
+        )
+    notebook = executed(smoke, "06_baselines")
+    rows, methods = downloads(notebook)["baselines"], tables(notebook)[0]
+    assert "augmentation" not in rows  # the usual one only
+    for label, *cells in methods:
+        (method,) = [method for method, each in LABELS.items() if each == label]
+        mean = rows[rows["method"] == method]["accuracy"].mean()
+        assert mean_of(next(cell for cell in cells if cell != "–")) == pytest.approx(mean, abs=0.06)
+
+
+@pytest.mark.slow
+def test_classes_of_the_figure_are_those_of_the_table(smoke):
+    notebook = executed(smoke, "04_cross_architecture")
+    found, worst = downloads(notebook), tables(notebook)[2]
+    table, classes = found["class-accuracy"], list("0123456789")
+    pd.testing.assert_frame_equal(table, found["confusion"])
+    assert table[classes].sum(axis=1).tolist() == pytest.approx([100] * len(table), abs=1e-3)
+    for label, worst_class, accuracy, _, mean in worst:
+        diagonal = table[table["method"] == label][classes].to_numpy().diagonal()
+        assert (str(diagonal.argmin()), f"{diagonal.min():.1f}") == (worst_class, accuracy)
+        assert float(mean) == pytest.approx(diagonal.mean(), abs=0.06)
 
 
 @pytest.mark.slow
 def test_second_execution_has_nothing_to_do(smoke, capsys):
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")}
     execute_all(SMOKE, smoke / "results", smoke / "notebooks")
-    assert "0 executed, 6 up to date" in capsys.readouterr().out
+    assert f"0 executed, {len(NAMES)} up to date" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")} == before
 
 
 @pytest.mark.slow
-def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["03_metric_ablation", "04_cross_architecture", "06_baselines"])
+def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, name, monkeypatch, tmp_path):
     monkeypatch.setenv("HGLAD_RESULTS", str(smoke / "results"))
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.chdir(tmp_path)
     parameters = yaml.safe_load(SMOKE.read_text())
     again = tmp_path / "again.ipynb"
-    execute(TEMPLATES / f"{NAMES[3]}.ipynb", parameters, again)
-    assert again.read_bytes() == (smoke / "notebooks" / f"{NAMES[3]}.ipynb").read_bytes()
+    execute(TEMPLATES / f"{name}.ipynb", parameters, again)
+    assert again.read_bytes() == (smoke / "notebooks" / f"{name}.ipynb").read_bytes()
 
 
 @pytest.mark.slow

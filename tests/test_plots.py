@@ -61,7 +61,17 @@ def make_winners() -> pd.DataFrame:
     return pd.DataFrame([[0, 1, 2], [1, 1, 0]], index=pd.Index([3, 4], name="seed"), columns=["x", "y", "z"])
 
 
+CLASSES = ("ant", "bee", "cat")
+SHARES = {  # true class, predicted class; the worst classes are bee and cat
+    "pixels": np.array([[90.0, 10.0, 0.0], [30.0, 50.0, 20.0], [5.0, 5.0, 90.0]]),
+    "GLaD": np.array([[80.0, 0.0, 20.0], [0.0, 60.0, 40.0], [44.0, 45.0, 11.0]]),
+}
+
 FIGURES = {
+    "network_gaps": lambda: plots.network_gaps(make_rows(networks=("A", "B", "C"), ipcs=(1,)), "A"),
+    "class_accuracies": lambda: plots.class_accuracies(SHARES, CLASSES),
+    "worst_confusion": lambda: plots.worst_confusion(SHARES, CLASSES),
+    "accuracy_by_method": lambda: plots.accuracy_by_method(make_rows(("random", "herding", "pixels"))),
     "accuracy_by_ipc": lambda: plots.accuracy_by_ipc(make_rows()),
     "accuracy_by_network": lambda: plots.accuracy_by_network(make_rows(networks=("A", "B"), ipcs=(1,))),
     "layer_sweep": lambda: plots.layer_sweep(
@@ -105,6 +115,31 @@ def errorbars(axes) -> dict[str, list[tuple[float, float, float]]]:
             interval = (line.get_ydata()[0], segment[0, 1], segment[1, 1])
             found.setdefault(to_hex(line.get_color()), []).append(interval)
     return found
+
+
+def across(axes) -> dict[float, tuple[float, float, float]]:
+    """Mean, low and high of every horizontal interval, by its height."""
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container.lines
+        for segment in bars.get_segments():
+            found[round(float(line.get_ydata()[0]), 2)] = (line.get_xdata()[0], segment[0, 0], segment[1, 0])
+    return found
+
+
+def framed(axes) -> list[tuple[float, float]]:
+    """Column and row of every cell with a frame of its own, from the top."""
+    return [patch.get_xy() for patch in axes.patches]
+
+
+def written(axes, columns: int) -> list[list[str]]:
+    """Numbers in the cells of a coloured table, by row."""
+    texts = [text.get_text() for text in axes.texts]
+    return [texts[start : start + columns] for start in range(0, len(texts), columns)]
+
+
+def tick_names(axes) -> list[str]:
+    return [label.get_text() for label in axes.get_yticklabels()]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -340,3 +375,93 @@ def test_each_cell_names_its_stage_in_the_stage_s_colour():
     assert colours[0] == colours[5] and colours[1] == colours[3] == colours[4] and len(set(colours)) == 3
     assert [label.get_text() for label in axes.get_yticklabels()] == ["3", "4"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
+
+
+def expected_interval(rows: pd.DataFrame) -> list[float]:
+    """Mean over seeds of the mean over networks, and its interval."""
+    sets = rows.groupby("seed")["accuracy"].mean()
+    half = 4.30265 * sets.std() / 3**0.5  # Student's t with 2 degrees of freedom
+    return [sets.mean(), sets.mean() - half, sets.mean() + half]
+
+
+def test_the_main_network_stands_above_the_mean_of_the_others():
+    rows = make_rows(networks=("A", "B", "C"), ipcs=(1,))
+    axes = plots.network_gaps(rows, "A").axes[0]
+    assert tick_names(axes) == ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
+    assert axes.yaxis_inverted() and axes.get_xlabel() == "test accuracy (%)"
+    drawn = across(axes)
+    for y, method in enumerate(("random", "pixels", "single", "hierarchical")):
+        own = rows[rows["method"] == method]
+        parts = {y - 0.14: own[own["network"] == "A"], y + 0.14: own[own["network"] != "A"]}
+        for height, part in parts.items():
+            np.testing.assert_allclose(drawn[round(height, 2)], expected_interval(part), rtol=1e-5)
+    joining = [line for line in axes.lines if line.get_color() == "#999999"]
+    assert list(joining[2].get_xdata()) == [drawn[1.86][0], drawn[2.14][0]]
+    filled = {line.get_marker(): line.get_markerfacecolor() for c in axes.containers for line in c.lines[:1]}
+    assert filled["o"] == "white" != filled["D"]
+    names = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert names == ["A", "mean of the other networks"]
+
+
+def test_gaps_of_each_objective_have_a_panel_with_the_same_methods_on_top():
+    rows = make_rows(networks=("A", "B"), ipcs=(1,))
+    rows = pd.concat([rows, rows.dropna(subset="objective").replace({"objective": {"dm": "dc"}})])
+    first, second = plots.network_gaps(rows, "A").axes
+    assert [axes.get_title() for axes in (first, second)] == ["DM", "DC"]
+    assert tick_names(first) == ["random real", "pixels", "GLaD", "H-GLaD", "full set"]
+    assert first.yaxis_inverted() and second.yaxis_inverted()
+
+
+def test_a_single_network_has_no_others_to_stand_beside():
+    axes = plots.network_gaps(make_rows(("pixels",), ipcs=(1,)), "A").axes[0]
+    assert set(across(axes)) == {-0.14, 0.86}
+
+
+def test_each_class_has_its_accuracy_and_the_worst_one_a_frame():
+    axes = FIGURES["class_accuracies"]().axes[0]
+    assert written(axes, 3) == [["90", "50", "90"], ["80", "60", "11"]]
+    assert framed(axes) == [(1, 0), (2, 1)] and axes.yaxis_inverted()
+    assert tick_names(axes) == ["pixels", "GLaD"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(CLASSES)
+    colours = axes.collections[0].get_facecolors()[:, :3].sum(axis=1)
+    assert np.argmax(colours) == 5 and colours[0] == colours[2] < colours[1]  # darker is better
+
+
+def test_the_worst_class_of_each_row_is_named_with_what_it_is_taken_for():
+    axes = FIGURES["worst_confusion"]().axes[0]
+    assert tick_names(axes) == ["pixels: bee", "GLaD: cat"]
+    assert written(axes, 3) == [["30", "50", "20"], ["44", "45", "11"]]
+    assert framed(axes) == [(1, 0), (2, 1)] and axes.get_xlabel() == "taken for (framed: right)"
+
+
+def test_each_ipc_has_a_panel_with_seeds_means_and_the_full_set():
+    rows = make_rows(("random", "herding", "pixels"))
+    figure = plots.accuracy_by_method(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["1 image per class", "10 images per class"]
+    for axes, ipc in zip(figure.axes, (1, 10), strict=True):
+        assert tick_names(figure.axes[0]) == ["random real", "herding", "pixels"] and axes.yaxis_inverted()
+        drawn, dots = across(axes), [line for line in axes.lines if line.get_marker() == "o"]
+        for y, method in enumerate(("random", "herding", "pixels")):
+            own = rows[(rows["method"] == method) & (rows["ipc"] == ipc)]
+            np.testing.assert_allclose(drawn[y], expected_interval(own), rtol=1e-5)
+            seeds = own.groupby("seed")["accuracy"].mean()
+            np.testing.assert_allclose(dots[y].get_xdata(), seeds)
+            assert set(dots[y].get_ydata()) == {y} and dots[y].get_color() == plots.COLOURS[method]
+        (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert line.get_xdata()[0] == pytest.approx(95.5)
+
+
+def test_a_method_without_results_at_an_ipc_keeps_its_row_empty():
+    rows = make_rows(("random", "class_mean", "pixels"))
+    rows = rows[(rows["method"] != "class_mean") | (rows["ipc"] == 1)]
+    first, second = plots.accuracy_by_method(rows).axes
+    assert set(across(first)) == {0, 1, 2} and set(across(second)) == {0, 2}
+    assert tick_names(first) == ["random real", "class mean", "pixels"]
+
+
+@pytest.mark.parametrize("draw", [plots.accuracy_by_method, lambda rows: plots.network_gaps(rows, "A")])
+def test_a_horizontal_axis_ends_where_accuracy_does(draw):
+    rows = make_rows(("pixels",), networks=("A", "B"), ipcs=(1,))
+    rows = rows.assign(accuracy=lambda frame: frame["accuracy"] + 40 * frame["seed"] - 30)
+    low, high = draw(rows).axes[0].get_xlim()
+    assert low >= 0 and high <= 101

@@ -21,6 +21,7 @@ from hglad.training import TrainingSettings
 
 PROFILES = sorted((PROJECT / "configs").glob("*.yaml"))
 DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
+NO_BASELINES = {"baselines": [], "augmentations": []}
 
 
 def changed(key: str, value: object) -> dict:
@@ -100,7 +101,14 @@ def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
         ("evaluation.training", {"lr": -1}, "lr is -1.0; give a positive number"),
         ("networks", {}, "networks is {}: expected a label with {name: convnet}"),
         ("networks.A", {"name": "resnet"}, "networks.A.name has 'resnet': did you mean 'resnet18'?"),
-        ("sets.searches", [], "sets.searches is []: expected a list such as"),
+        ("sets.searches", None, "sets.searches is None: expected a list such as"),
+        ("sets.objectives", [], "sets.objectives is []: expected a list such as ['dm']"),
+        ("sets.ipc", [], "sets.ipc is []: expected a list such as [1, 10]"),
+        ("studies.baselines", ["hearding"], "studies.baselines has 'hearding': did you mean 'herding'?"),
+        ("studies.baselines", ["random"], "studies.baselines has 'random': expected one of class_mean"),
+        ("studies.baselines", "herding", "studies.baselines is 'herding' (str): expected tuple[str, ...]"),
+        ("studies.augmentations", ["flop"], "unknown augmentation strategy 'flop'"),
+        ("metric.held_out", 1.0, "metric.held_out is 1.0: expected a share between 0 and 1"),
         ("sets.searches", ["pixel"], "sets.searches has 'pixel': did you mean 'pixels'?"),
         ("sets.objectives", ["dn"], "sets.objectives has 'dn': "),
         ("sets.ipc", 1, "sets.ipc is 1: expected a list such as [1, 10]"),
@@ -262,7 +270,7 @@ def test_settings_of_an_objective_change_only_its_own_runs():
 
 
 def test_a_profile_without_a_prior_has_pixels_only():
-    without = DIGITS | {"prior": None}
+    without = DIGITS | {"prior": None, "studies": DIGITS["studies"] | NO_BASELINES}
     with pytest.raises(HgladError, match="without a prior: expected \\['pixels'\\]"):
         profile_from(**without)
     profile = profile_from(**without | {"sets": DIGITS["sets"] | {"searches": ["pixels"]}})
@@ -271,12 +279,27 @@ def test_a_profile_without_a_prior_has_pixels_only():
         DistillationSettings.of(profile, "dm", "hierarchical", 1, 0)
 
 
+def test_without_searches_there_are_baselines_only():
+    surrogate = DIGITS["surrogate"] | {"objectives": {}}
+    studies = DIGITS["studies"] | {"baselines": ["herding", "class_mean"], "families": []}
+    without = DIGITS | {"surrogate": surrogate, "sets": DIGITS["sets"] | {"searches": []}}
+    profile = profile_from(**without | {"prior": None, "studies": studies})
+    assert experiments_of(profile) == ["baselines"]
+    for name in ("samples", "samples_averaged"):
+        sampled = studies | {"baselines": ["herding", name]}
+        with pytest.raises(HgladError, match=f"studies.baselines has '{name}' without a prior: name one"):
+            profile_from(**without | {"prior": None, "studies": sampled})
+        assert experiments_of(profile_from(**without | {"studies": sampled}))[-1] == "baselines"
+
+
 def test_experiments_follow_from_the_settings():
     studies = DIGITS["studies"] | {"ablation_seeds": 1, "part_seeds": 1, "audit_seeds": 1}
+    studies |= {"baselines": ["herding"], "augmentations": []}
     assert experiments_of(profile_from(**DIGITS | {"studies": studies})) == list(EXPERIMENTS)
     asked = studies | {"experiments": ["paper_vs_code", "glad_baseline"]}
     assert experiments_of(profile_from(**DIGITS | {"studies": asked})) == ["glad_baseline", "paper_vs_code"]
-    assert experiments_of(profile_from(**DIGITS))[1:] == [
+    without = DIGITS | {"studies": DIGITS["studies"] | NO_BASELINES}
+    assert experiments_of(profile_from(**without))[1:] == [
         "glad_baseline", "hierarchical_search", "cross_architecture",
     ]  # fmt: skip
     changes = {

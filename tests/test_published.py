@@ -124,8 +124,37 @@ def test_the_data_set_is_on_the_cards_of_the_sets(tmp_path):
     write_tensors(store.set_folder("set of single") / "distilled.safetensors", images)
     assert images_of(store, ["a"]) == Images("cifar10", 32)
     kept(store, "hierarchical", "b", {"name": "convnet"}, "ConvNet-5")
-    with pytest.raises(HgladError, match="name cifar10 at 32 px, imagenette at 128 px: expected one"):
+    with pytest.raises(HgladError, match="are of cifar10 at 32 px, imagenette at 128 px: expected one"):
         images_of(store, ["a", "b"])
+
+
+def recorded(store: Store, key: str, dataset: str, size: int) -> None:
+    """An evaluation of a baseline, which has no card: its provenance says what it was scored on."""
+    images = {"dataset": dataset, "shape": [3, size, size]}
+    rows = cell_rows(THREE_SEEDS, "herding", objective=None)
+    keep_rows(store, key, rows, TRAINING, {"name": "convnet"}, "herding", images=images)
+
+
+def test_the_data_set_of_baselines_is_in_their_provenance(tmp_path):
+    store = Store(tmp_path)
+    recorded(store, "a", "cifar10", 32)
+    assert images_of(store, ["a"]) == Images("cifar10", 32)
+    kept(store, "single", "b", {"name": "convnet"}, "ConvNet-5")
+    with pytest.raises(HgladError, match="are of cifar10 at 32 px, imagenette at 128 px: expected one"):
+        images_of(store, ["a", "b"])
+    recorded(store, "c", "imagenette", 128)
+    assert images_of(store, ["b", "c"]) == IMAGENETTE  # of both kinds
+    recorded(store, "d", "imagenette", 64)
+    with pytest.raises(HgladError, match="are of imagenette at 128 px, imagenette at 64 px"):
+        images_of(store, ["c", "d"])
+
+
+def test_a_data_set_that_is_nowhere_on_record_is_an_error(tmp_path):
+    store = Store(tmp_path)
+    rows = cell_rows(THREE_SEEDS, "random", objective=None)
+    keep_rows(store, "a", rows, TRAINING, {"name": "convnet"}, "random")
+    with pytest.raises(HgladError, match="are of no data set: expected one for published numbers"):
+        images_of(store, ["a"])
 
 
 def test_committed_results_stand_beside_the_base_papers(capsys):

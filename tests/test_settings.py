@@ -1,13 +1,13 @@
 """Settings: what is read, what is refused and in which words, and the fingerprint that names a result."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
 import yaml
 
 from hglad.errors import HgladError
-from hglad.settings import derive_seed, fingerprint, from_dict, suggestion, to_dict
+from hglad.settings import derive_seed, fingerprint, from_dict, identity, is_later, later, suggestion, to_dict
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,53 @@ def test_fingerprint_is_that_of_earlier_versions():
 )
 def test_fingerprint_depends_on_every_field(change):
     assert fingerprint(replace(OUTER, **change)) != fingerprint(OUTER)
+
+
+@dataclass(frozen=True)
+class InnerNow(Inner):
+    """With fields that came later."""
+
+    smooth: bool = later(False)
+    extra: dict[str, Any] = later(dict)
+
+
+@dataclass(frozen=True)
+class OuterNow(Outer):
+    inner: InnerNow = field(default_factory=InnerNow)
+    count_most: int | None = later(None)
+
+
+NOW = OuterNow("a", 3)
+
+
+def test_fields_that_came_later_leave_the_fingerprint_as_it_was():
+    assert fingerprint(NOW) == fingerprint(OUTER) == "ae3c4b16add1"
+    assert fingerprint("x", NOW, 2) == fingerprint("x", OUTER, 2)
+    assert (
+        identity(NOW) == identity(OUTER) == to_dict(OUTER) | {"size": (3, "px"), "inner": identity(Inner())}
+    )
+
+
+def test_fields_that_came_later_count_where_they_are_used():
+    used = [
+        replace(NOW, count_most=0),
+        replace(NOW, inner=InnerNow(smooth=True)),
+        replace(NOW, inner=InnerNow(extra={"a": 1})),
+        replace(NOW, inner=InnerNow(extra={"a": 2})),
+        replace(NOW, count_most=0, inner=InnerNow(smooth=True)),
+    ]
+    assert len({fingerprint(NOW), *map(fingerprint, used)}) == 6
+    assert identity(used[1])["inner"] == identity(Inner()) | {"smooth": True}
+
+
+def test_fields_that_came_later_are_read_and_written_as_others():
+    given = GIVEN | {"inner": {"smooth": True, "extra": {"b": 2}}, "count_most": 4}
+    settings = from_dict(OuterNow, given)
+    assert settings == replace(NOW, inner=InnerNow(smooth=True, extra={"b": 2}), count_most=4)
+    assert from_dict(OuterNow, to_dict(settings)) == settings
+    assert to_dict(NOW)["inner"]["extra"] == {} and "count_most" in to_dict(NOW)
+    assert [f.name for f in fields(InnerNow) if is_later(f)] == ["smooth", "extra"]
+    assert InnerNow().extra is not InnerNow().extra
 
 
 def test_fingerprint_depends_on_each_part_and_their_order_but_not_on_that_of_keys():

@@ -1,7 +1,7 @@
 """Training and measuring classifiers, on the digits and on cases small enough to compute by hand."""
 
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from math import cos, pi
 
@@ -13,9 +13,8 @@ from torch import nn
 from hglad.data import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.networks import create_network
+from hglad.networks.chunks import accumulate_gradient
 from hglad.training import (
-    BASE_PROTOCOL,
-    GLAD_PROTOCOL,
     SCHEDULES,
     TrainingSettings,
     accuracy,
@@ -53,20 +52,6 @@ def digits() -> DataSet:
     return load_data("digits")
 
 
-def test_protocols_are_the_published_ones():
-    shared = {
-        "epochs": 1000,
-        "batch_size": 256,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "augmentation": "color_crop_cutout_flip_scale_rotate",
-    }
-    glad = {"lr": 0.001, "schedule": "warmup_cosine", "ema_decay": 0.995}
-    base = {"lr": 0.01, "schedule": "step", "ema_decay": None}
-    assert asdict(GLAD_PROTOCOL) == shared | glad
-    assert asdict(BASE_PROTOCOL) == shared | base
-
-
 def test_schedules():
     warm = [SCHEDULES["warmup_cosine"](epoch, 10) for epoch in range(10)]
     assert warm[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -87,6 +72,7 @@ def test_schedules():
         ("schedule", "cosine"),
         ("ema_decay", 1.0),
         ("augmentation", "flop"),
+        ("precision", "float16"),
     ],
 )
 def test_impossible_settings_are_a_clear_error(field, value):
@@ -212,11 +198,86 @@ def test_a_loss_that_is_not_finite_names_step_value_and_rate():
         (torch.zeros(2, 1, 16, 16), torch.zeros(2), "float32"),
         (torch.zeros(2, 1, 16, 16), torch.tensor([0, 10]), "label 10"),
         (torch.zeros(2, 1, 16, 16), torch.tensor([-1, 0]), "label -1"),
+        (torch.zeros(2, 1, 16, 16), torch.full((2, 9), 1 / 9), "9"),
+        (torch.zeros(2, 1, 16, 16), torch.ones(2, 10, dtype=torch.int64), "int64; give probabilities"),
+        (torch.zeros(2, 1, 16, 16), torch.ones(2, 10, 1), r"\(2, 10, 1\)"),
+        (torch.zeros(2, 1, 16, 16), torch.ones(3, 10), r"\(3, 10\)"),
     ],
 )
 def test_images_and_labels_that_do_not_fit_are_a_clear_error(images, labels, message):
     with pytest.raises(HgladError, match=message):
         train_classifier(small_network(), images, labels, unchanged, PLAIN, seeded(0))
+
+
+def soft_labels(count: int) -> torch.Tensor:
+    return torch.rand(count, 10, generator=seeded(4)).softmax(dim=1)
+
+
+def test_a_step_on_soft_labels_follows_the_mean_cross_entropy_to_them():
+    images, labels, network = some_images(6)[0], soft_labels(6), small_network()
+    before = flat(network)
+    loss = -(labels * network(images).log_softmax(dim=1)).sum(dim=1).mean()
+    gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
+    train_classifier(network, images, labels, unchanged, replace(PLAIN, weight_decay=0.0), seeded(0))
+    torch.testing.assert_close(flat(network), before - 0.1 * gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_flip_scale_rotate"])
+def test_one_hot_labels_train_to_the_bits_of_the_classes(augmentation):
+    images, labels = some_images(20)
+    settings = replace(PLAIN, epochs=4, batch_size=8, augmentation=augmentation)
+    both = [
+        flat(train_classifier(small_network(), images, each, unchanged, settings, seeded(0)))
+        for each in (labels, F.one_hot(labels, 10).float())
+    ]
+    assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_convolutions_compute_in_the_precision_that_is_asked_for_and_only_while_training(name):
+    images, labels = some_images(20)
+    network, found = small_network(norm="batch"), set()
+
+    def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        found.add((module.training, output.dtype))
+
+    network.features[0].register_forward_hook(note)  # the average, a copy, has it too
+    settings = replace(PLAIN, epochs=2, ema_decay=0.5, precision=name)
+    average = train_classifier(network, images, labels, unchanged, settings, seeded(0))
+    predict(average, digits().test)
+    assert found == {(True, getattr(torch, name)), (False, torch.float32)}
+    for each in (network, average):
+        assert {value.dtype for value in each.state_dict().values()} == {torch.float32, torch.int64}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_sixteen_bits_learn_as_much():
+    train, test = digits().train, digits().test
+    images, labels = train.batch(10, seeded(0)).flatten(0, 1), torch.arange(10).repeat_interleave(10)
+    trained = [
+        train_classifier(
+            small_network(), images, labels, train.normalize, replace(QUICK, precision=name), seeded(0)
+        )
+        for name in ("float32", "bfloat16")
+    ]
+    assert not torch.equal(*map(flat, trained))
+    exact, rough = (accuracy(network, test) for network in trained)
+    assert exact > 70 and rough == pytest.approx(exact, abs=3)
+
+
+def test_the_loss_is_summed_in_full_precision():
+    """Of 16-bit logits; those of a network in float64 are not cut to 32 bits."""
+    images, labels = some_images(12)
+    losses = {}
+    for name, network in (("float32", small_network()), ("bfloat16", small_network())):
+        with torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
+            logits = network(images)
+        expected = F.cross_entropy(logits.float(), labels).item()
+        losses[name] = accumulate_gradient(network, images, labels, name)
+        assert losses[name].dtype == torch.float32
+        assert losses[name].item() == pytest.approx(expected, rel=1e-6)
+    assert losses["float32"] != losses["bfloat16"]
+    assert accumulate_gradient(small_network().double(), images.double(), labels).dtype == torch.float64
 
 
 def test_a_convnet_learns_the_digits_from_ten_images_each():
