@@ -15,6 +15,7 @@ _EXPORTS = {
     "load_data": "hglad.data",
     "load_prior": "hglad.priors",
     "read_profile": "hglad.profile",
+    "read_set": "hglad.set_files",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 

@@ -242,12 +242,16 @@ def differences(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.Data
 
 
 def difference_table(table: pd.DataFrame) -> Table:
-    """Paired differences with their interval, in points of accuracy."""
+    """Paired differences with their interval, in points of accuracy, and their effect size.
+
+    The effect size is the mean difference over the deviation of the differences, after Hedges' correction.
+    """
     cells = {
         "ipc": table["ipc"].map("{:.0f}".format),
         "difference": [_comparison(row) for _, row in table.iterrows()],
         "mean (points)": table["mean"].map(signed),
         "95 % interval": [_interval(row) for _, row in table.iterrows()],
+        "effect size": [signed(value) if np.isfinite(value) else NONE for value in table["effect"]],
         "seeds": table["seeds"],
     }
     if table["objective"].nunique() > 1:
@@ -548,6 +552,15 @@ def augmentation_table(laboratory: Laboratory) -> Table:
     wide = wide.drop(columns=["method", "objective"]).assign(ipc=wide["ipc"].map("{:.0f}".format))
     wide.insert(1, "method", names)
     return Table(wide.fillna(NONE), wrapped=True)
+
+
+def searches_against(laboratory: Laboratory, baselines: Sequence[str]) -> Table | Sentences:
+    """Paired differences of every search and the named baselines; says so where a profile has no searches."""
+    searches = laboratory.profile.sets["searches"]
+    if not searches:
+        return Sentences(("This profile has no searches to compare with.",))
+    pairs = [(search, name) for search in searches for name in baselines]
+    return difference_table(differences(usual_rows(laboratory.main_rows), pairs))
 
 
 def published_beside(laboratory: Laboratory) -> Sentences:

@@ -57,13 +57,11 @@ def test_matching_suite(tmp_path, capsys, method):
 
 
 def test_evaluation_suite(tmp_path, capsys):
-    """Both sides score the same set by other draws: alike, and far from chance."""
-    written, out = measured(tmp_path, capsys, "--suite", "evaluation")
-    names = [row["name"] for row in written["cases"]]
-    assert [name.rpartition(", ")[2] for name in names] == ["float32", "bfloat16"]
-    for row in written["cases"]:
-        check_sides(row, out)
-        assert row["difference"] < 0.5
+    """Both sides score the same set, with other draws."""
+    written, out = measured(tmp_path, capsys, "--suite", "evaluation", "--only", "bfloat16")
+    (row,) = written["cases"]
+    check_sides(row, out)
+    assert row["difference"] < 0.5
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
