@@ -10,12 +10,15 @@ from hglad.data import RealData
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.networks import Classifier
+from hglad.networks.chunks import largest_maps
 from hglad.priors.base import Prior
 from hglad.settings import derive_seed
 
 VERSION = 1  # raise when the same seeds give other sets
 
 AVERAGED = 1000  # mapped latents whose mean starts GLaD's search at one image per class
+
+MAPS_MEMORY = 2**28  # bytes of the largest feature maps at a time; 250 images of 32 px have half of it
 
 Selection = Callable[[Tensor, int], list[int]]
 
@@ -28,8 +31,8 @@ def random_real(real: RealData, ipc: int, seed: int) -> DistilledSet:
 
 
 def full_set(real: RealData) -> DistilledSet:
-    """Upper reference: all training images."""
-    return DistilledSet(real.images.float() / 255, real.labels, {"kind": "full"})
+    """Upper reference: all training images, uint8 as the data holds them; as floats they take four times that."""
+    return DistilledSet(real.images, real.labels, {"kind": "full"})
 
 
 def class_mean(real: RealData) -> DistilledSet:
@@ -100,7 +103,9 @@ def _selected(real: RealData, ipc: int, network: Classifier, select: Selection, 
 def _embeddings(real: RealData, images: Tensor, network: Classifier) -> Tensor:
     """Embeddings (n, features) of unit length of uint8 images."""
     network.eval()
-    parts = [network.embed(real.normalize(part.float() / 255)) for part in images.split(250)]
+    maps = largest_maps(network, images) * torch.float32.itemsize
+    batch = max(1, min(250, MAPS_MEMORY // maps)) if maps else 250
+    parts = [network.embed(real.normalize(part.float() / 255)) for part in images.split(batch)]
     return unit_length(torch.cat(parts), dim=1)
 
 

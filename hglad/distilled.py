@@ -18,7 +18,8 @@ class DistilledSet:
     """Images with labels, made to train networks.
 
     Attributes:
-        images: float32 (n, channels, height, width), [0, 1] where the prior keeps to it, not clamped.
+        images: float32 (n, channels, height, width), [0, 1] where the prior keeps to it, not clamped; of
+            `hglad.baselines.full_set` uint8.
         labels: hard, int64 (n,), or soft, probabilities float32 (n, classes); sorted by class.
         card: settings, selection and provenance.
         iterates: uint8 images of the measured iterates, (iterate, n, channels, height, width), where kept.

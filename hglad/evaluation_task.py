@@ -72,7 +72,8 @@ class EvaluateTask:
         if self.prior:
             family = PRIORS.version(prior_card(self.prior)["kind"])
             source += [prior_hash(self.prior), self.prior_classes, family, baselines.VERSION]
-        return source + ([baselines.VERSION] if self.method == "class_mean" else [])
+        came_later = self.method == "class_mean" or baselines.VERSION > 1  # random and full had no number yet
+        return source + ([baselines.VERSION] if came_later else [])
 
     @property
     def cost(self) -> float:

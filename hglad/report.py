@@ -466,7 +466,7 @@ def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:
     """Accuracy on the main network minus the mean accuracy on the others, per method; paired over seeds.
 
     Returns:
-        Rows of `results.summarise` by `objective` and `method`; empty with a single network.
+        Rows of `statistics.summarise` by `objective` and `method`; empty with a single network.
     """
     means = seed_means(rows.fillna({"objective": ""}), ["objective", "method", "network"])
     keys = ["objective", "method", "seed"]

@@ -1,6 +1,5 @@
 """Compute tasks whose results are missing, several at a time."""
 
-import os
 import warnings
 
 import joblib
@@ -34,7 +33,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     if not missing:
         return
     total = sum(task.cost for task in missing)
-    usual = os.cpu_count() if total > SMALL else 1
+    usual = joblib.cpu_count() if total > SMALL else 1
     cores = 1 if device != "cpu" else min(cores or usual, len(missing))
     shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
     bar = progress_bar(total, "runs", "image", bar_format=shape)
@@ -59,6 +58,6 @@ def _missing(tasks: list, store: Store) -> list:
 def _run_one(task, store: Store, device: str, cores: int):
     keep_freed_memory()
     if cores > 1:
-        torch.set_num_threads(max(1, os.cpu_count() // cores))
+        torch.set_num_threads(max(1, joblib.cpu_count() // cores))
     task.run(store, device)
     return task

@@ -78,7 +78,8 @@ class Scoring:
         content = [hashlib.sha256(x.contiguous().numpy()).hexdigest() for x in tensors]
         versions = {name: classifier_versions({"name": name}) for name in self.networks}
         hashes = [data.train.content_hash, data.test.content_hash]
-        return fingerprint(content, hashes, replace(self, repeats=1), versions)
+        device = data.train.images.device.type  # whose generator draws other numbers
+        return fingerprint(content, hashes, replace(self, repeats=1), versions, device)
 
 
 def score_file(
@@ -105,8 +106,9 @@ def score_file(
     watch = Stopwatch(device)
     distilled, real = file.load(data, root, resolution, device)
     sets = {("given", 0): distilled}
+    ipc = _even_ipc(distilled, real) if random_sets else None
     for seed in range(random_sets):
-        sets["random", seed] = random_real(real.train, distilled.ipc, seed)
+        sets["random", seed] = random_real(real.train, ipc, seed)
     frames = [
         scoring.rows(each, real, show).assign(set=name, seed=seed) for (name, seed), each in sets.items()
     ]
@@ -116,6 +118,18 @@ def score_file(
         "set": distilled.card,
         "provenance": watch.provenance(),
     }
+
+
+def _even_ipc(distilled: DistilledSet, data: DataSet) -> int:
+    """Images per class, which random sets of the same size need to be the same in all classes of the data."""
+    counts = distilled.hard_labels.bincount(minlength=len(data.train.classes))
+    few, most = counts.min().item(), counts.max().item()
+    if few != most:
+        raise HgladError(
+            f"the set has {few} to {most} images per class, for which there are no random sets of the same "
+            "size: expected as many of each class; leave --random (random_sets) out"
+        )
+    return most
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -55,8 +55,8 @@ class TrainingSettings:
     """Decay of the moving average of the weights, updated once per epoch; None for the last weights. Default:
     GLaD. It averages about 1 / (1 - decay) epochs: with far fewer epochs the first weights stay in."""
     precision: str = later("float32")
-    """Format of convolutions and products: "float32", or "bfloat16", two to three times as fast on processors
-    and GPUs made for it; weights, their average and the test stay in float32."""
+    """Format of convolutions and products: "float32", or "bfloat16", faster on processors and GPUs made for
+    it (`hglad bench --suite evaluation`); weights, their average and the test stay in float32."""
 
     def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and value >= 1 for value in (self.epochs, self.batch_size))
