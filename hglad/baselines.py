@@ -20,6 +20,8 @@ AVERAGED = 1000  # mapped latents whose mean starts GLaD's search at one image p
 
 MAPS_MEMORY = 2**28  # bytes of the largest feature maps at a time; 250 images of 32 px have half of it
 
+GENERATED = ("class_mean", "samples", "samples_averaged")  # all others are made of real images
+
 Selection = Callable[[Tensor, int], list[int]]
 
 
@@ -31,7 +33,7 @@ def random_real(real: RealData, ipc: int, seed: int) -> DistilledSet:
 
 
 def full_set(real: RealData) -> DistilledSet:
-    """Upper reference: all training images, uint8 as the data holds them; as floats they take four times that."""
+    """Upper reference: all training images, uint8 as the data holds them; floats take four times that."""
     return DistilledSet(real.images, real.labels, {"kind": "full"})
 
 

@@ -105,12 +105,15 @@ def _check_free(folder: Path) -> None:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, clamped and rounded."""
+    """Images in [0, 1] as uint8, clamped and rounded; a copy of those that are uint8."""
+    if images.dtype == torch.uint8:
+        return images.clone()  # a file cannot hold two tensors of one memory
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def save_grid(images: Tensor, per_class: int | None, path: Path | str) -> None:
     """Write images as a PNG: sorted by class, one column per class; row by row where `per_class` is None."""
+    images = images / 255 if images.dtype == torch.uint8 else images
     columns = math.ceil(math.sqrt(len(images)))
     if per_class is not None:
         columns = len(images) // per_class

@@ -72,8 +72,7 @@ class EvaluateTask:
         if self.prior:
             family = PRIORS.version(prior_card(self.prior)["kind"])
             source += [prior_hash(self.prior), self.prior_classes, family, baselines.VERSION]
-        came_later = self.method == "class_mean" or baselines.VERSION > 1  # random and full had no number yet
-        return source + ([baselines.VERSION] if came_later else [])
+        return source + ([baselines.VERSION] if self.method == "class_mean" else [])
 
     @property
     def cost(self) -> float:

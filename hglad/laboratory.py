@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from hglad.activation import activation_maps
-from hglad.baselines import random_real
+from hglad.baselines import GENERATED, random_real
 from hglad.distillation import DistillationSettings, load_real
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
@@ -224,12 +224,13 @@ class Laboratory:
         return {key: np.mean(shares, axis=0) for key, shares in found.items()}
 
     def baseline_sets(self, ipc: int) -> dict[str, DistilledSet]:
-        """The sets of the study of baselines with the first seed that has one, by method."""
-        data, sets = load_real(self.profile.data), {}
+        """The sets of the study of baselines that may be shown, by method, with the first seed of each."""
+        data, tasks = load_real(self.profile.data), {}
         for task in self.experiment.evaluations:
-            if task.distilled is None and task.method != "full" and task.ipc == ipc:
-                sets.setdefault(task.method, task)
-        return {method: task.baseline(self.store, data) for method, task in sets.items()}
+            shown = self.profile.data.show or task.method in GENERATED
+            if task.distilled is None and task.method != "full" and task.ipc == ipc and shown:
+                tasks.setdefault(task.method, task)
+        return {method: task.baseline(self.store, data) for method, task in tasks.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:

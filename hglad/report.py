@@ -574,9 +574,7 @@ def published_beside(laboratory: Laboratory) -> Sentences:
 def baseline_pictures(laboratory: Laboratory) -> Image | Sentences:
     """One image per class of the baselines at the first ipc; of real images where the profile shows them."""
     sets = laboratory.baseline_sets(laboratory.profile.sets["ipc"][0])
-    shown = laboratory.profile.data.show
-    generated = ("class_mean", "samples", "samples_averaged")
-    order = sorted((method for method in sets if shown or method in generated), key=method_place)
+    order = sorted(sets, key=method_place)
     if not order:
         return Sentences(("All of these sets are real images, which the profile does not show.",))
     rows = {LABELS[method]: sets[method].images[:: sets[method].ipc] for method in order}
@@ -623,10 +621,12 @@ def provenance(laboratory: Laboratory) -> Provenance:
     cards, evaluations = laboratory.cards(), laboratory.experiment.all_evaluations
     keys = list(dict.fromkeys(task.key for task in evaluations))
     records = [card["provenance"] for card in cards] + laboratory.store.provenance(keys)
-    profile, seeds = laboratory.profile, sorted({card["settings"]["seed"] for card in cards})
+    profile = laboratory.profile
+    seeds = sorted({card["settings"]["seed"] for card in cards} or {task.seed for task in evaluations})
     priors = [profile.prior, *laboratory.experiment.families] if profile.prior else []
     generator = _joined(f"{Path(prior).stem}, content {prior_hash(prior)[:12]}" for prior in priors) or NONE
     data = load_real(profile.data).train.name
+    hashed = [record for record in (*cards, *records) if "data_hash" in record]
     lines = {
         "profile": profile.profile,
         "runs": f"distillations: {len(cards)}, evaluations: {len(keys)}, "
@@ -636,7 +636,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
         "code": _joined(_commit(record) for record in records),
         "device": _joined(record["device"] for record in records),
         "versions": _joined(_versions(record) for record in records),
-        "data": f"{data}, content {_joined(card['data_hash'] for card in cards)}",
+        "data": f"{data}, content {_joined(record['data_hash'] for record in hashed)}",
         "generator": generator,
     }
     return Provenance(lines)

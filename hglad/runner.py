@@ -13,12 +13,17 @@ from hglad.tasks import DistillTask, MeasureTask
 
 
 def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
-    """The tasks, the sets behind them and the classifiers behind those, each once."""
+    """The tasks, the sets behind them and the classifiers behind those, each once.
+
+    Of tasks with one key the first stays: a variant that is a run of an earlier table does not mark its rows.
+    """
     sources = [task.settings if isinstance(task, MeasureTask) else task.distilled for task in tasks]
     distillations = [DistillTask(settings) for settings in sources if settings]
-    baselines = [task for task in tasks if isinstance(task, EvaluateTask) and task.classifier]
-    classifiers = [task.classifier for task in (*distillations, *baselines)]
-    return list({task.key: task for task in [*classifiers, *distillations, *tasks]}.values())
+    classifiers = [task.classifier for task in distillations]
+    found = {}
+    for task in (*classifiers, *distillations, *tasks):
+        found.setdefault(task.key, task)
+    return list(found.values())
 
 
 SMALL = 1e5  # cost in all below which starting processes takes longer than they save
@@ -48,11 +53,15 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
 
 
 def _missing(tasks: list, store: Store) -> list:
-    """Tasks without a result, with the experts that they need: large files, of no use once a set is there."""
+    """Tasks without a result, with what only they need: large files, of no use once the result is there.
+
+    Those are the experts of trajectory matching and the classifiers that select a baseline's images.
+    """
     missing = [task for task in tasks if not task.done(store)]
-    experts = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
-    experts = {task.key: task for task in experts if not task.done(store)}
-    return [*experts.values(), *missing]
+    behind = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
+    behind += [task.classifier for task in missing if isinstance(task, EvaluateTask) and task.classifier]
+    found = {task.key: task for task in (*behind, *missing) if not task.done(store)}
+    return list(found.values())
 
 
 def _run_one(task, store: Store, device: str, cores: int):

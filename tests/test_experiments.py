@@ -30,6 +30,7 @@ from hglad.metrics import create_metric
 from hglad.paths import PROJECT
 from hglad.profile import Profile, profile_from, read_profile
 from hglad.results import Store
+from hglad.runner import _missing as missing_tasks
 from hglad.runner import required, run_all
 from hglad.storage import read_json
 from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, load_classifier
@@ -132,8 +133,7 @@ def test_the_plan_of_the_default_profile_has_every_task_once(digits_profile):
     seeds, kinds = len(digits_profile.sets["seeds"]), 2  # single and pixels; the hierarchy keeps its iterates
     others = set(range(layer_count(digits_profile) - 1)) - {digits_profile.searched("dm", "single").layer}
     swept = (len(others) + 3) * digits_profile.studies.sweep_seeds  # 3 layers of the further generator
-    selecting = {"herding", "k_center"} & {*digits_profile.studies.baselines}  # with a classifier a seed
-    assert len(of_kind(tasks, ClassifierTask)) == (seeds if selecting else 1)
+    assert len(of_kind(tasks, ClassifierTask)) == 1  # those of herding and k-center only where they miss
     objectives = digits_profile.studies.matching_seeds * (len(digits_profile.objectives) - 1)  # dm is there
     assert len(of_kind(tasks, DistillTask)) == 2 * seeds * (kinds + 1) + swept + objectives
 
@@ -478,16 +478,23 @@ def test_seeds_of_a_baseline_are_different_sets(baseline_rows):
     assert len(groups) == 6 * 2 * 2 + 1 and (groups["key"].nunique() == 2).all()  # two augmentations
 
 
-def test_a_baseline_comes_after_its_classifier_and_shares_none_with_another_seed(baseline_profile):
+def test_a_baseline_that_is_missing_brings_its_classifier_and_shares_none_with_another_seed(
+    baseline_profile, tmp_path
+):
     tasks = plan(baseline_profile)
-    position = {task.key: index for index, task in enumerate(tasks)}
+    selecting = [task for task in of_kind(tasks, EvaluateTask) if task.classifier]
     classifiers = {}
-    for task in of_kind(tasks, EvaluateTask):
-        if task.classifier:
-            assert position[task.classifier.key] < position[task.key]
-            classifiers.setdefault(task.seed, set()).add(task.classifier.key)
+    for task in selecting:
+        classifiers.setdefault(task.seed, set()).add(task.classifier.key)
     assert all(len(keys) == 1 for keys in classifiers.values()) and classifiers[0] != classifiers[1]
     assert of_kind(tasks, DistillTask)[0].classifier.key in classifiers[0]  # that of the metric
+    store = Store(tmp_path)
+    wanted = {task.key for task in missing_tasks(selecting, store)}
+    assert set().union(*classifiers.values()) <= wanted
+    for task in selecting:
+        store.evaluation_file(task.key).parent.mkdir(parents=True, exist_ok=True)
+        store.evaluation_file(task.key).write_text("{}")
+    assert missing_tasks(selecting, store) == []
 
 
 def baseline(profile: Profile, method: str) -> EvaluateTask:

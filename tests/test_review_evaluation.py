@@ -1,15 +1,19 @@
-"""Sets as large as their data, and random images beside a set with other numbers of images per class."""
+"""Sets as large as their data, random images beside uneven sets, and marks of tasks with one result."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hglad import baselines
 from hglad.baselines import full_set, herding
-from hglad.data import load_data
+from hglad.data import DataSettings, load_data
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate
+from hglad.evaluation_task import EvaluateTask
 from hglad.networks import create_network
+from hglad.runner import required
 from hglad.scoring import Scoring, SetFile, score_file
 from hglad.training import TrainingSettings
 
@@ -47,3 +51,17 @@ def test_random_sets_need_as_many_images_of_each_class(labels, tmp_path):
     DistilledSet(images, torch.tensor(sorted(labels)), {}).save(tmp_path / "set")
     with pytest.raises(HgladError, match=r"the set has \d to \d images per class.*leave --random"):
         score_file(SetFile(tmp_path / "set"), "digits", Scoring(repeats=1), random_sets=1)
+
+
+def test_a_variant_that_is_a_run_of_the_main_table_does_not_mark_its_rows():
+    usual = EvaluateTask(DataSettings("digits"), "random", 1, 0, "small", {"name": "convnet"}, 1, ONE_EPOCH)
+    assert [task.variant for task in required([usual, replace(usual, variant="from real images")])] == [None]
+
+
+def test_a_saved_full_set_keeps_its_values(tmp_path):
+    full = full_set(load_data("digits").train)
+    floats = replace(full, images=full.images.float() / 255)
+    for name, each in (("uint8", full), ("float", floats)):
+        each.save(tmp_path / name)
+    assert torch.equal(DistilledSet.load(tmp_path / "uint8").images, full.images)
+    assert (tmp_path / "uint8/grid.png").read_bytes() == (tmp_path / "float/grid.png").read_bytes()
