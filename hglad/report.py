@@ -546,7 +546,7 @@ def augmentation_table(laboratory: Laboratory) -> Table:
     wide = summary.pivot_table(index=index, columns="augmentation", values="cell", aggfunc="first")
     order = sorted(wide.index, key=lambda place: (place[0], method_place(place[1]), place[2]))
     others = [column for column in dict.fromkeys(rows["augmentation"]) if column != usual]
-    wide = wide.loc[order, [usual, *others]].reset_index()
+    wide = wide.loc[order, [usual, *others]].rename_axis(columns=None).reset_index()
     many = rows["objective"].replace("", None).nunique() > 1
     names = [_method_name(row["objective"], row["method"], many) for _, row in wide.iterrows()]
     wide = wide.drop(columns=["method", "objective"]).assign(ipc=wide["ipc"].map("{:.0f}".format))
@@ -568,7 +568,18 @@ def published_beside(laboratory: Laboratory) -> Sentences:
     rows = tables.select(usual_rows(laboratory.rows))
     images = images_of(laboratory.store, list(rows["key"].unique()))
     table = tables.published_table(beside_published(rows, laboratory.store, images))
-    return noted(table) if len(table.frame) else Sentences(table.notes)
+    if table.frame.empty:
+        return Sentences(table.notes)
+    return Sentences(tuple(_beside(line) for _, line in table.frame.iterrows()))
+
+
+def _beside(line: pd.Series) -> str:
+    what = line["method"] if line["ipc"] == "all images" else f"{line['method']}, {line['ipc']} a class"
+    objective = "" if line["objective"] == NONE else f" ({line['objective']})"
+    return (
+        f"{what}{objective}: {line['ours']} here; {line['published']} in {line['source']}, "
+        f"{line['evaluation']}. What differs: {line['what differs']}."
+    )
 
 
 def baseline_pictures(laboratory: Laboratory) -> Image | Sentences:
