@@ -8,9 +8,9 @@ from hglad.stages import KINDS
 
 def test_every_search_has_a_name_and_unknown_methods_keep_theirs():
     assert set(KINDS) <= LABELS.keys()
-    assert method_label("class_mean") == "class mean"
-    names = ["zebra", "full", "class_mean", "random"]
-    assert sorted(names, key=method_place) == ["random", "full", "class_mean", "zebra"]
+    assert method_label("a_horse") == "a horse"
+    names = ["zebra", "full", "a_horse", "class_mean", "random"]
+    assert sorted(names, key=method_place) == ["random", "class_mean", "full", "a_horse", "zebra"]
 
 
 def test_metrics_and_objectives_have_names():

@@ -247,7 +247,10 @@ def test_result_tables_have_the_expected_rows(smoke):
     assert [row[1] for row in schedules] == ["GLaD", "H-GLaD, paper", "H-GLaD, released"]
     networks, gaps, worst = first[NAMES[4]]
     assert [row[0] for row in networks] == [row[0] for row in gaps] == [row[0] for row in worst] == METHODS
-    methods, augmentations = first[NAMES[6]]  # nothing is published for the digits
+    methods, against, augmentations = first[NAMES[6]]  # nothing is published for the digits
+    assert [row[1] for row in against] == [
+        f"{search} − {other}" for search in METHODS[1:-1] for other in ("herding", "averaged samples")
+    ]
     assert [row[0] for row in methods] == [METHODS[0], *UNTRAINED, *METHODS[1:]]
     assert [row[1] for row in augmentations] == [METHODS[0], *UNTRAINED, *METHODS[1:-1]]
     assert all(len(row) == 4 and "–" not in row for row in augmentations)

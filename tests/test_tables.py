@@ -84,10 +84,10 @@ def test_holm_counts_the_cells_that_have_a_test():
 
 
 def test_methods_stand_in_their_order_and_unknown_ones_last():
-    names = ["zebra", "full", "k_center", "hierarchical", "random", "single", "pixels"]
+    names = ["zebra", "full", "a_horse", "k_center", "hierarchical", "random", "single", "pixels"]
     rows = together(*(cell_rows(THREE_SEEDS, name, objective=None) for name in names))
     frame = result_table(cells(rows)).frame
-    expected = ["random real", "pixels", "GLaD", "H-GLaD", "full set", "k center", "zebra"]
+    expected = ["random real", "k-center", "pixels", "GLaD", "H-GLaD", "full set", "a horse", "zebra"]
     assert frame["method"].tolist() == expected
 
 
@@ -248,7 +248,7 @@ def test_a_table_goes_to_a_file(store, tmp_path, capsys, suffix, start):
     assert capsys.readouterr().out == ""
     text = file.read_text()
     assert text.startswith(start)
-    assert "k center" in text and "Device: a processor" in text
+    assert "k-center" in text and "Device: a processor" in text
 
 
 @pytest.mark.parametrize("profile", sorted(p.name for p in (PROJECT / "data" / "results").iterdir()))
@@ -295,7 +295,7 @@ def test_a_profile_s_file_names_the_runs_that_it_plans(tmp_path, monkeypatch, ca
         ),
         ("table results --out a.dat", "cannot write a.dat as a table"),
         ("table results --out results", "cannot write results"),
-        ("table results --published", "name no data set"),
+        ("table results --published", "are of no data set"),
         (
             "export results --out a.xlsx",
             "cannot export to a.xlsx: expected a name that ends in .parquet or .csv",
