@@ -644,7 +644,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
         f"{_duration(sum(record['seconds'] for record in records))} of computing in all",
         "distillation seeds": ", ".join(map(str, seeds)),
         "computed": _dates(records),
-        "code": _joined(_commit(record) for record in records),
+        "code": _joined(tables.commit_text(record) for record in records),
         "device": _joined(record["device"] for record in records),
         "versions": _joined(_versions(record) for record in records),
         "data": f"{data}, content {_joined(record['data_hash'] for record in hashed)}",
@@ -655,12 +655,6 @@ def provenance(laboratory: Laboratory) -> Provenance:
 
 def _joined(texts: Iterable[str]) -> str:
     return "; ".join(sorted(set(texts)))
-
-
-def _commit(record: dict) -> str:
-    if record["commit"] is None:
-        return "outside version control"
-    return f"commit {record['commit'][:7]}" + ("" if record["clean"] else " with uncommitted changes")
 
 
 def _versions(record: dict) -> str:

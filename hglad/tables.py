@@ -268,13 +268,14 @@ def _same_in_all(table: pd.DataFrame, shown: list[str], cell: list[str]) -> list
 def provenance_notes(records: list[dict]) -> tuple[str, ...]:
     """Devices, commits and dates of evaluations, for below a table."""
     devices = sorted({record["device"] for record in records})
-    commits = sorted({_commit(record) for record in records})
+    commits = sorted({commit_text(record) for record in records})
     days = sorted(record["started"][:10] for record in records)
     dates = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     return (f"Device: {'; '.join(devices)}. Code: {', '.join(commits)}. Computed: {dates}.",)
 
 
-def _commit(record: dict) -> str:
+def commit_text(record: dict) -> str:
+    """Commit of a provenance record, and whether it held all of the code."""
     if record["commit"] is None:
         return "outside version control"
     return f"commit {record['commit'][:7]}" + ("" if record["clean"] else " with uncommitted changes")

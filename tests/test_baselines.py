@@ -8,16 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from hglad.baselines import class_mean, herding, k_center, samples
-from hglad.data import RealData
+from hglad import baselines
+from hglad.baselines import class_mean, full_set, herding, k_center, samples
+from hglad.data import RealData, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
+from hglad.evaluation import evaluate
 from hglad.networks import Classifier, create_network
 from hglad.priors.base import Latents
 from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.training import TrainingSettings
 
 SELECTIONS = [herding, k_center]
 CLASSES = range(10)
+ONE_EPOCH = TrainingSettings(epochs=1, lr=0.01, schedule="constant", ema_decay=None)
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +184,37 @@ def test_averaged_samples_differ_the_less_the_more_are_averaged(tiny_prior):
     assert averaged.card["kind"] == "samples_averaged"
     assert torch.equal(samples(tiny_prior, torch.arange(10), 2, 0, 100).images, averaged.images)
     assert not torch.equal(samples(tiny_prior, torch.arange(10), 2, 1, 100).images, averaged.images)
+
+
+def test_the_full_set_takes_no_memory_beside_its_data():
+    train = load_data("digits").train
+    assert full_set(train).images.data_ptr() == train.images.data_ptr()
+
+
+def test_the_full_set_trains_as_its_images_in_the_unit_range_do():
+    data = load_data("digits")
+    full, network = full_set(data.train), {"small": {"name": "convnet", "depth": 1, "width": 4}}
+    floats = DistilledSet(full.images.float() / 255, full.labels, {})
+    accuracies = [evaluate(each, data, network, 1, ONE_EPOCH)["accuracy"].tolist() for each in (full, floats)]
+    assert accuracies[0] == accuracies[1]
+
+
+def test_images_with_large_maps_are_embedded_in_small_batches(monkeypatch):
+    real = load_data("digits").train
+    network = create_network("convnet", real.image_shape, 10, depth=1, width=4)
+    seen = []
+    network.features.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(baselines, "MAPS_MEMORY", 7 * 4 * 4 * real.images[0, 0].numel())  # of 7 images
+    few = herding(real, 2, network)
+    assert max(seen) == 7
+    monkeypatch.undo()
+    assert torch.equal(few.images, herding(real, 2, network).images)
+
+
+def test_a_saved_full_set_keeps_its_values(tmp_path):
+    full = full_set(load_data("digits").train)
+    floats = replace(full, images=full.images.float() / 255)
+    for name, each in (("uint8", full), ("float", floats)):
+        each.save(tmp_path / name)
+    assert torch.equal(DistilledSet.load(tmp_path / "uint8").images, full.images)
+    assert (tmp_path / "uint8/grid.png").read_bytes() == (tmp_path / "float/grid.png").read_bytes()

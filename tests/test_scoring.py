@@ -210,3 +210,11 @@ def test_the_gain_is_that_on_the_same_network():
     table = score_table(pd.DataFrame(GIVEN + RANDOM + other))
     gains = table.set_index(["network", "images"])["gain over random"]
     assert gains["convnet", "given"] == "+8.0" and gains["vit", "given"] == "-4.0"
+
+
+@pytest.mark.parametrize("labels", [[*range(10), 0], list(range(9))])
+def test_random_sets_need_as_many_images_of_each_class(labels, tmp_path):
+    images = load_data("digits").train.images[: len(labels)].float() / 255
+    DistilledSet(images, torch.tensor(sorted(labels)), {}).save(tmp_path / "set")
+    with pytest.raises(HgladError, match=r"the set has \d to \d images per class.*leave --random"):
+        score_file(SetFile(tmp_path / "set"), "digits", Scoring(repeats=1), random_sets=1)

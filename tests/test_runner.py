@@ -1,0 +1,15 @@
+"""Which tasks a plan holds when several have one result."""
+
+from dataclasses import replace
+
+from hglad.data import DataSettings
+from hglad.evaluation_task import EvaluateTask
+from hglad.runner import required
+from hglad.training import TrainingSettings
+
+ONE_EPOCH = TrainingSettings(epochs=1, lr=0.01, schedule="constant", ema_decay=None)
+
+
+def test_a_variant_that_is_a_run_of_the_main_table_does_not_mark_its_rows():
+    usual = EvaluateTask(DataSettings("digits"), "random", 1, 0, "small", {"name": "convnet"}, 1, ONE_EPOCH)
+    assert [task.variant for task in required([usual, replace(usual, variant="from real images")])] == [None]
