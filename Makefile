@@ -21,15 +21,11 @@ RECOMPUTED := "_build/results/$(PROFILE)"
 NOTEBOOKS := "_build/notebooks/$(PROFILE)"
 
 reproduce: .venv/.installed ## recompute PROFILE (digits), build the book, compare with the committed numbers
-	$(BIN)/hglad run $(SETTINGS) --results $(RECOMPUTED)
-	$(BIN)/hglad notebooks $(SETTINGS) --results $(RECOMPUTED) --out $(NOTEBOOKS)
-	$(BIN)/hglad book --notebooks $(NOTEBOOKS) --profile "$(PROFILE)"
+	$(BIN)/hglad run $(SETTINGS) --results $(RECOMPUTED) --notebooks $(NOTEBOOKS) --book .
 	$(BIN)/hglad compare $(RECOMPUTED) $(COMMITTED)
 
 book: .venv/.installed ## build the book of PROFILE (digits) from its committed results
-	$(BIN)/hglad run $(SETTINGS) --results $(COMMITTED)
-	$(BIN)/hglad notebooks $(SETTINGS) --results $(COMMITTED) --out $(NOTEBOOKS)
-	$(BIN)/hglad book --notebooks $(NOTEBOOKS) --profile "$(PROFILE)"
+	$(BIN)/hglad run $(SETTINGS) --results $(COMMITTED) --notebooks $(NOTEBOOKS) --book .
 
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1

@@ -14,7 +14,7 @@ _EXPORTS = {
     "evaluate": "hglad.evaluation",
     "load_data": "hglad.data",
     "load_prior": "hglad.priors",
-    "read_profile": "hglad.profile",
+    "read_profile": "hglad.profile_file",
     "read_set": "hglad.set_files",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]

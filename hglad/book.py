@@ -1,13 +1,22 @@
-"""Build the book around the executed notebooks of a profile, strictly: any warning is an error."""
+"""Build the book around the executed notebooks of a profile, strictly: any warning is an error.
+
+`provenance.json` in the root of the HTML says where each page with results comes from, as its notebook does;
+a page whose results were made by older algorithm code says so at its top.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import yaml
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
+from hglad.provenance import commit
+from hglad.storage import write_json
+from hglad.trace import PAGES, notebook_metadata
+from hglad.versions import differences
 
 RESULTS = "book/results/"  # of the pages with executed notebooks
 COMMAND = "from jupyter_book.cli.main import main; main()"
@@ -37,6 +46,7 @@ def build(profile: str, notebooks: Path | str | None = None, out: Path | str = "
         raise HgladError(
             "the book does not build without warnings:\n" + (result.stdout + result.stderr)[-3000:]
         )
+    write_json(out / "_build" / "html" / PAGES, commit() | {"pages": _page_metadata(source)})
     return out / "_build" / "html" / "index.html"
 
 
@@ -52,7 +62,8 @@ def _stage(source: Path, notebooks: Path, profile: str) -> None:
         if path.is_file() and path.relative_to(source) not in files and path.name != "_toc.yml":
             path.unlink()
     for relative, path in files.items():
-        _place(path.read_bytes(), source / relative)
+        is_notebook = path.suffix == ".ipynb"
+        _place(_with_note(path) if is_notebook else path.read_bytes(), source / relative)
     _place(_with_profile(contents, profile, executed), source / "_toc.yml")
 
 
@@ -88,3 +99,32 @@ def _place(content: bytes, target: Path) -> None:
     if not target.is_file() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+
+
+def _with_note(notebook: Path) -> bytes:
+    """An executed notebook for the book; below its title it says when its results are of older code."""
+    metadata = _metadata_or_none(notebook)
+    older = differences(metadata["algorithms"]) if metadata else []
+    if not older:
+        return notebook.read_bytes()
+    content, config = nbformat.read(notebook, as_version=4), f"configs/{metadata['profile']}.yaml"
+    note = f"Made by older algorithm code: {'; '.join(older)}. `hglad run {config}` renews the results."
+    title, _, rest = content.cells[0].source.partition("\n")
+    content.cells[0].source = f"{title}\n\n```{{warning}}\n{note}\n```\n\n{rest}"
+    return nbformat.writes(content).encode()
+
+
+def _metadata_or_none(notebook: Path) -> dict | None:
+    try:
+        return notebook_metadata(notebook)
+    except HgladError:
+        return None
+
+
+def _page_metadata(source: Path) -> dict[str, dict]:
+    """Metadata of the notebooks, by the page that shows each."""
+    notebooks = sorted((source / "book" / "results").glob("*/*.ipynb"))
+    found = {
+        path.relative_to(source).with_suffix("").as_posix(): _metadata_or_none(path) for path in notebooks
+    }
+    return {page: metadata for page, metadata in found.items() if metadata}

@@ -13,7 +13,7 @@ from hglad.distilled import to_uint8
 from hglad.errors import HgladError
 from hglad.provenance import Stopwatch
 from hglad.search_state import SearchState, load_state, save_state
-from hglad.storage import read_metadata, read_tensors
+from hglad.storage import read_metadata, read_tensors, spared
 
 SAVE_EVERY = 30  # seconds between two saved states
 
@@ -76,7 +76,8 @@ class Checkpoint:
             return  # the next step says so, and the last good state stays
         extra = {"iterates": torch.stack(self.kept)} if self.keep else {}
         metadata = {"key": self.key, "seconds": str(self.seconds)}
-        save_state(self.file, state, extra, metadata | {"stage_seconds": json.dumps(self.stage_seconds)})
+        with spared(self.file):
+            save_state(self.file, state, extra, metadata | {"stage_seconds": json.dumps(self.stage_seconds)})
         self.saved = time.monotonic()
 
     @contextmanager

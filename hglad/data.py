@@ -387,7 +387,7 @@ def _torchvision(archive: Callable, request: Request, **options: object) -> obje
         return archive(root, download=request.download, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        mend = "pass download=True or the root that holds it"
+        mend = "give --download (download=True) or the --root that holds it (root=; data.root in a profile)"
         raise HgladError(f"data set {request.name!r} is not usable in {root}: {reason}; {mend}") from error
 
 
@@ -431,7 +431,10 @@ for _name in sorted(IMAGENET_SUBSETS.keys() - {"imagenette"}):
 def _folder(request: Request) -> DataSet:
     root = _root(request, "the folder with train/ and test/ or val/")
     if request.resolution is None:
-        raise HgladError(f"no resolution for the image folder {root}, expected pixels; pass resolution=...")
+        raise HgladError(
+            f"no resolution for the image folder {root}, expected pixels; give --resolution "
+            "(data.resolution in a profile)"
+        )
     train = _train_folder(root)
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
@@ -442,7 +445,9 @@ def _folder(request: Request) -> DataSet:
 
 def _root(request: Request, expected: str) -> Path:
     if request.root is None:
-        raise HgladError(f"data set {request.name!r} needs a root, {expected}; pass root=...")
+        raise HgladError(
+            f"data set {request.name!r} needs a root, {expected}; give --root (data.root in a profile)"
+        )
     return request.root
 
 

@@ -7,31 +7,31 @@ from typing import Any, Self
 
 import torch
 
-from hglad import augment, search, training
-from hglad import experts as expert_trajectories
 from hglad.checkpoint import Checkpoint
 from hglad.cost import step_flops
 from hglad.data import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.experts import Experts, ExpertSettings, experts_key
-from hglad.metrics import METRICS, create_metric, needs
-from hglad.networks import NETWORKS, Classifier, create_network
+from hglad.metrics import create_metric, needs
+from hglad.networks import Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
-from hglad.priors import PRIORS, PixelPrior, Prior, load_prior, pixels, prior_card, prior_hash
+from hglad.out_of_memory import SEARCH_MEND, clear_stop, states_of
+from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
 from hglad.profile import MetricSettings, Profile, SurrogateSettings, changed
 from hglad.progress import progress_bar
 from hglad.search import Search
 from hglad.settings import fingerprint, identity, is_later, suggestion, to_dict
 from hglad.stages import KINDS, SearchSettings, Stage, plan_stages
 from hglad.training import train_classifier
+from hglad.versions import Version, Versioned, Versions, current
 
 WITHOUT_GENERATOR = {f.name: f.default for f in fields(SearchSettings) if f.name == "average" or is_later(f)}
 """Search settings that mean something with a generator only, as pixels take them."""
 
 
 @dataclass(frozen=True)
-class DistillationSettings:
+class DistillationSettings(Versioned):
     """Resolved settings of one run."""
 
     data: DataSettings
@@ -124,6 +124,10 @@ class DistillationSettings:
     @property
     def fingerprint(self) -> str:
         """Key of the result: settings, data, prior and versions of the algorithms; not where files lie."""
+        return self.key_with(current)
+
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
         used = identity(self)
         del used["data"], used["prior"]  # their hashes say what they hold
         used["metric"].pop("compared")
@@ -134,22 +138,23 @@ class DistillationSettings:
         del used["search"]["memory"]  # moves the last bits only
         if self.kind != "single" and self.search.budget == "steps":
             used["search"].pop("layer")
-        return fingerprint(used, data_hash(self.data), prior_hash(self.prior), self._versions())
+        source = [data_hash(self.data), prior_hash(self.prior, version)]
+        return fingerprint(used, *source, self._versions(version))
 
-    def _versions(self) -> dict[str, int]:
+    def _versions(self, version: Versions) -> dict[str, Version | None]:
         """Versions of the algorithms that make this result."""
-        return {
-            "search": search.VERSION,
-            "augment": augment.VERSION,
-            "training": training.VERSION,
-            "prior": pixels.VERSION
-            if self.prior == "pixels"
-            else PRIORS.version(prior_card(self.prior)["kind"]),
-            "objective": OBJECTIVES.version(self.objective),
-            "metric": METRICS.version(self.metric.name),
-            "surrogate": NETWORKS.version(self.surrogate.network["name"]),
-            "classifier": NETWORKS.version(self.metric.network["name"]),
-        } | ({"experts": expert_trajectories.VERSION} if self.experts else {})
+        family = self.prior if self.prior == "pixels" else prior_card(self.prior)["kind"]
+        components = {
+            "search": "search",
+            "augment": "augment",
+            "training": "training",
+            "prior": f"prior {family}",
+            "objective": f"objective {self.objective}",
+            "metric": f"metric {self.metric.name}",
+            "surrogate": f"network {self.surrogate.network['name']}",
+            "classifier": f"network {self.metric.network['name']}",
+        } | ({"experts": "experts"} if self.experts else {})
+        return {part: version(component) for part, component in components.items()}
 
 
 def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
@@ -197,6 +202,7 @@ def train_metric_classifier(
         )
 
 
+@clear_stop("while distilling", SEARCH_MEND)
 def distill(
     settings: DistillationSettings,
     out: Path | str | None = None,
@@ -231,7 +237,7 @@ def distill(
     state = start = progress.load()
     steps = sum(stage.steps for stage in run.stages)
     with progress_bar(steps, "search", "step", show) as bar, progress.kept_on_error():
-        for state in run.run(start):  # none is left when the run was stopped behind its last step
+        for state in states_of(run, start):  # none is left when the run was stopped behind its last step
             progress.note(state, run.finite.look)
             bar.update(run.steps_done(state) - bar.n)
     card = {
@@ -247,7 +253,7 @@ def distill(
         "history": state.history,
         "data_hash": data_hash(settings.data),
         "prior_hash": prior_hash(settings.prior),
-        "provenance": progress.provenance(),
+        "provenance": progress.provenance() | settings.declared(),
     }
     distilled = DistilledSet(state.images.cpu(), run.labels.cpu(), card, progress.iterates())
     if out is not None:

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from hglad.errors import HgladError
 from hglad.storage import publish, read_json, read_tensors, write_json, write_tensors
@@ -100,7 +99,8 @@ class DistilledSet:
 
 def _check_free(folder: Path) -> None:
     """Only the folder of a distilled set may be replaced: a mistyped path must not delete other files."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "distilled.safetensors").is_file():
+    own = any((folder / name).is_file() for name in ("distilled.safetensors", "card.json"))
+    if folder.is_dir() and any(folder.iterdir()) and not own:
         raise HgladError(f"{folder} holds other files: give a new folder or that of a distilled set")
 
 
@@ -113,6 +113,8 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def save_grid(images: Tensor, per_class: int | None, path: Path | str) -> None:
     """Write images as a PNG: sorted by class, one column per class; row by row where `per_class` is None."""
+    from torchvision.utils import make_grid, save_image  # here: it takes a second, and jobs start often
+
     images = images / 255 if images.dtype == torch.uint8 else images
     columns = math.ceil(math.sqrt(len(images)))
     if per_class is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hglad.errors import HgladError
 from hglad.progress import progress_bar
-from hglad.storage import read_json, write_json
+from hglad.storage import intact, read_json, write_json
 
 TIMEOUT, PIECE = 30, 2**20  # seconds without an answer, bytes
 
@@ -86,7 +86,7 @@ def _receive(address: str, part: Path, show: bool) -> None:
 def _begun(address: str, part: Path) -> dict:
     """What `part` is the beginning of; empty where there is nothing to go on with."""
     note = _beside(part, ".json")
-    begun = read_json(note) if part.is_file() and note.is_file() else {}
+    begun = read_json(note) if part.is_file() and intact(note) else {}
     return begun if begun.get("address") == address and begun.get("version") and part.stat().st_size else {}
 
 

@@ -17,11 +17,18 @@ from hglad.ensemble import backward_memory, stackable, train_ensemble
 from hglad.errors import HgladError
 from hglad.networks import Classifier, create_network
 from hglad.networks.initialise import draws
+from hglad.out_of_memory import clear_stop, free, is_out_of_memory
 from hglad.progress import progress_bar
 from hglad.set_checks import checked_labels
 from hglad.settings import derive_seed
-from hglad.storage import read_metadata, read_tensors, write_tensors
-from hglad.training import Normalize, TrainingSettings, confusion_matrix, train_classifier
+from hglad.storage import read_metadata, read_tensors, spared, write_tensors
+from hglad.training import (
+    TRAINING_MEND,
+    Normalize,
+    TrainingSettings,
+    confusion_matrix,
+    train_classifier,
+)
 
 Protocols = TrainingSettings | Mapping[str, TrainingSettings]
 
@@ -66,6 +73,7 @@ def as_rows(scores: list[Score]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@clear_stop("in an evaluation", TRAINING_MEND)
 def score_set(
     distilled: DistilledSet,
     data: DataSet,
@@ -158,8 +166,9 @@ class _Part:
     def write(self, score: Score) -> None:
         """Keep the score; the training is no longer needed."""
         if self.folder is not None:
-            write_tensors(self.file("score"), {"confusion": score.confusion}, {"network": score.network})
-            self.file("training").unlink(missing_ok=True)
+            with spared(self.file("score")):
+                write_tensors(self.file("score"), {"confusion": score.confusion}, {"network": score.network})
+                self.file("training").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,34 @@ def _counting(tick: Callable[[int], object], networks: int = 1) -> Callable[[int
 
 def _scores(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
     """Scores of the networks of one architecture, trained at the same time where that is faster."""
-    return _in_lockstep(trainings, tick) if _stack(trainings) else _side_by_side(trainings, tick)
+    return _within_memory(trainings, tick) if _stack(trainings) else _side_by_side(trainings, tick)
+
+
+def _within_memory(trainings: list[_Training], tick: Callable[[int], object]) -> list[Score]:
+    """Scores of networks in lockstep; where memory runs out, of each half of them, at last one by one."""
+    if len(trainings) == 1:
+        return [trainings[0].score(tick)]
+    counted = _Counted(tick)
+    try:
+        return _in_lockstep(trainings, counted)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    free()  # here the frames of the error are gone, and with them their tensors
+    tick(-counted.total)
+    half = len(trainings) // 2
+    return [score for part in (trainings[:half], trainings[half:]) for score in _within_memory(part, tick)]
+
+
+class _Counted:
+    """Passes epochs on and adds them up, so that those of a try that failed can be taken back."""
+
+    def __init__(self, tick: Callable[[int], object]) -> None:
+        self.tick, self.total = tick, 0
+
+    def __call__(self, epochs: int) -> None:
+        self.total += epochs
+        self.tick(epochs)
 
 
 def _stack(trainings: list[_Training]) -> bool:

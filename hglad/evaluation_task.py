@@ -1,9 +1,8 @@
 """The evaluation of one set by one architecture as a unit of work whose result is kept."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -15,16 +14,17 @@ from hglad.data import DataSet, DataSettings
 from hglad.distillation import DistillationSettings, data_hash, load_real, prior_labels
 from hglad.distilled import DistilledSet
 from hglad.evaluation import as_rows, score_set
-from hglad.priors import PRIORS, load_prior, prior_card, prior_hash
+from hglad.priors import load_prior, prior_card, prior_hash
 from hglad.provenance import Stopwatch
 from hglad.results import Store
 from hglad.settings import fingerprint, to_dict
-from hglad.tasks import ClassifierTask, classifier_versions, load_classifier
+from hglad.tasks import ClassifierTask, Task, classifier_versions, load_classifier, used_prior_hash
 from hglad.training import TrainingSettings
+from hglad.versions import Versions, current
 
 
 @dataclass(frozen=True)
-class EvaluateTask:
+class EvaluateTask(Task):
     """Train networks on one set; `method` is a search or one of `hglad.baselines`."""
 
     data: DataSettings
@@ -53,26 +53,25 @@ class EvaluateTask:
     """Class of that generator for each class of the data; empty: the same."""
     phase = 2
 
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`; marks of the rows have no part in it, so that tables share evaluations."""
         return fingerprint(
-            self._source, self.method, self.ipc, self.network, self.options, self.repeats, self.training,
-            self.iterates, classifier_versions(self.options),
+            self._source(version), self.method, self.ipc, self.network, self.options, self.repeats,
+            self.training, self.iterates, classifier_versions(self.options, version),
         )  # fmt: skip
 
-    @property
-    def _source(self) -> str | list:
+    def _source(self, version: Versions) -> str | list:
         """What the set follows from."""
         if self.distilled:
-            return self.distilled.fingerprint
-        source = [data_hash(self.data), self.seed]
+            return self.distilled.key_with(version)
+        source, own = [data_hash(self.data), self.seed], version("baselines")
         if self.classifier:
-            source += [self.classifier.key, baselines.VERSION]
+            source += [self.classifier.key_with(version), own]
         if self.prior:
-            family = PRIORS.version(prior_card(self.prior)["kind"])
-            source += [prior_hash(self.prior), self.prior_classes, family, baselines.VERSION]
-        return source + ([baselines.VERSION] if self.method == "class_mean" else [])
+            family = version(f"prior {prior_card(self.prior)['kind']}")
+            source += [prior_hash(self.prior, version), self.prior_classes, family, own]
+        since_first = self.method in ("random", "full") and own not in (None, 1)  # had no version before 2
+        return source + ([own] if self.method == "class_mean" or since_first else [])
 
     @property
     def cost(self) -> float:
@@ -82,37 +81,46 @@ class EvaluateTask:
         sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
         return 3 * self.training.epochs * self.repeats * images * sets
 
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return store.evaluation_file(self.key).is_file()
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """As `Task.place`."""
+        return store.evaluation_file(self.key_of(version))
 
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result; a stopped run goes on with what its networks had reached."""
         watch, data = Stopwatch(device), load_real(self.data, device)
         parts, frames, confusions = store.parts_folder(self.key), [], []
+        resumed = parts.is_dir()
         for number, (distilled, marks) in enumerate(self._sets(store, data, device)):
             rows, confusion = self._score(distilled, data, parts / str(number))
             frames.append(rows.assign(**marks))
             confusions.append(confusion)
-        provenance = watch.provenance() | {
-            "settings": {"method": self.method, "training": to_dict(self.training), "network": self.options},
-            "data_hash": data_hash(self.data),
-            "images": {"dataset": data.train.name, "shape": list(data.train.image_shape)},
-            "set": self.distilled.fingerprint if self.distilled else self.method,
-        }
+        provenance = watch.provenance() | {"resumed": resumed} | self._record(data) | self.declared()
         frame = pd.concat(frames, ignore_index=True)
         store.write_rows(self.key, frame, provenance, None if self.iterates else torch.cat(confusions))
         shutil.rmtree(parts, ignore_errors=True)
+
+    def _record(self, data: DataSet) -> dict[str, object]:
+        """What was evaluated and how, for the provenance of the rows."""
+        settings = {key: getattr(self, key) for key in ("method", "ipc", "repeats", "iterates")}
+        return {
+            "settings": settings | {"training": to_dict(self.training), "network": self.options},
+            "seed": self.seed,
+            "data_hash": data_hash(self.data),
+            "prior_hash": used_prior_hash(self.distilled.prior if self.distilled else self.prior),
+            "images": {"dataset": data.train.name, "shape": list(data.train.image_shape)},
+            "set": self.distilled.fingerprint if self.distilled else self.method,
+        }
 
     def _score(self, distilled: DistilledSet, data: DataSet, parts: Path) -> tuple[pd.DataFrame, Tensor]:
         """Rows, and a confusion matrix for each, (rows, classes, classes)."""
         networks = {self.network: self.options}
         scores = score_set(distilled, data, networks, self.repeats, self.training, self.seed, parts=parts)
-        rows = [self._marks | row for row in as_rows(scores).to_dict("records")]
+        rows = [self.marks | row for row in as_rows(scores).to_dict("records")]
         return pd.DataFrame(rows), torch.stack([score.confusion for score in scores])
 
     @property
-    def _marks(self) -> dict:
+    def marks(self) -> dict[str, object]:
+        """What the rows are about, as this task's table calls it; see `hglad.results.MARKS`."""
         source = self.distilled
         marks = {
             "objective": source.objective if source else None,
@@ -153,3 +161,11 @@ class EvaluateTask:
         if self.method == "random":
             return baselines.random_real(real, self.ipc, self.seed)
         return {"full": baselines.full_set, "class_mean": baselines.class_mean}[self.method](real)
+
+
+def marks_by_key(tasks: Iterable[EvaluateTask]) -> dict[str, dict[str, object]]:
+    """Marks of the rows of every evaluation, for `Store.rows`; of tasks with one key those of the first."""
+    found: dict[str, dict[str, object]] = {}
+    for task in tasks:
+        found.setdefault(task.key, task.marks)
+    return found

@@ -10,7 +10,7 @@ from hglad import ablations
 from hglad.ablations import Variant
 from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
-from hglad.evaluation_task import EvaluateTask
+from hglad.evaluation_task import EvaluateTask, marks_by_key
 from hglad.priors import load_prior
 from hglad.profile import Profile
 from hglad.results import Store
@@ -45,7 +45,7 @@ class Experiment:
 
     def rows(self, store: Store) -> pd.DataFrame:
         """Tidy rows: objective, method, layer, ipc, seed, network, repeat, accuracy."""
-        return store.rows([task.key for task in self.evaluations or self.variants])
+        return store.rows(marks_by_key(self.evaluations or self.variants))
 
 
 def _main_network(profile: Profile) -> str:
@@ -287,14 +287,19 @@ def experiments_of(profile: Profile) -> list[str]:
     return [name for name in EXPERIMENTS if wanted[name] and name in asked]
 
 
+def check_name(only: str | None) -> None:
+    """Raise `HgladError` for an unknown experiment, with the nearest name; none stands for all of them."""
+    if only is not None and only not in EXPERIMENTS:
+        raise HgladError(f"unknown experiment '{only}': {suggestion(only, EXPERIMENTS)}")
+
+
 def plan(profile: Profile, only: str | None = None) -> list:
     """Tasks of all experiments of a profile, or of the one named `only`.
 
     Raises:
         HgladError: unknown experiment.
     """
-    if only is not None and only not in EXPERIMENTS:
-        raise HgladError(f"unknown experiment '{only}': {suggestion(only, EXPERIMENTS)}")
+    check_name(only)
     chosen = [EXPERIMENTS[name] for name in ([only] if only else experiments_of(profile))]
     return required(
         [task for make in chosen for e in [make(profile)] for task in (*e.all_evaluations, *e.measures)]

@@ -8,22 +8,23 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hglad import augment, training
 from hglad.augment import DSA
 from hglad.data import RealData
 from hglad.errors import HgladError
-from hglad.networks import NETWORKS, create_network
+from hglad.networks import create_network
 from hglad.networks.initialise import dropout_from, host_generator
 from hglad.provenance import Stopwatch
 from hglad.settings import derive_seed, fingerprint
-from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.storage import intact, read_metadata, read_tensors, spared, write_tensors
 from hglad.training import TrainingSettings, check_losses, train_epoch
+from hglad.versions import Versions, current, declared
 
 VERSION = 1  # raise when the same settings and seed give another trajectory
 SAVE_EVERY = 30  # seconds between two saved states of an expert under way
@@ -60,15 +61,18 @@ class ExpertSettings:
         )
 
 
-def experts_key(settings: ExpertSettings, network: dict, real: RealData) -> str:
+def experts_key(settings: ExpertSettings, network: dict, real: RealData, version: Versions = current) -> str:
     """Fingerprint of a set of experts, however many of them: more can be added later."""
-    versions = {
-        "experts": VERSION,
-        "training": training.VERSION,
-        "augment": augment.VERSION,
-        "network": NETWORKS.version(network["name"]),
-    }
+    versions = {name: version(name) for name in ("experts", "training", "augment")}
+    versions["network"] = version(f"network {network['name']}")
     return fingerprint(replace(settings, count=1), network, real.content_hash, versions)
+
+
+def expert_key(
+    settings: ExpertSettings, network: dict, real: RealData, index: int, version: Versions = current
+) -> str:
+    """Fingerprint of expert number `index`."""
+    return fingerprint(experts_key(settings, network, real, version), index)
 
 
 def expert_file(folder: Path | str, index: int) -> Path:
@@ -97,7 +101,7 @@ def train_expert(
         HgladError: settings that do not fit, a loss that is not finite, a file that cannot be written.
     """
     watch, path = Stopwatch(real.images.device), expert_file(folder, index)
-    if path.is_file():  # another process was faster
+    if intact(path):  # another process was faster
         return
     key = experts_key(settings, network, real)
     rng = torch.Generator(real.images.device).manual_seed(derive_seed("expert", index))
@@ -122,6 +126,8 @@ def train_expert(
             progress()
     card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
     provenance = watch.provenance() | {"seconds": round(before + watch.seconds, 2)}
+    provenance |= {"data_hash": real.content_hash, "seed": derive_seed("expert", index)}
+    provenance |= declared(partial(expert_key, settings, network, real, index))
     metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
     write_expert(path, stack(trajectory), metadata)
     draft.unlink(missing_ok=True)
@@ -145,7 +151,8 @@ def _save_state(
     path: Path, trajectory: list[Weights], model: nn.Module, rng: torch.Generator, metadata: dict[str, str]
 ) -> None:
     buffers = {f"{STATE}{name}": buffer for name, buffer in model.named_buffers()}
-    write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()}, metadata)
+    with spared(path):
+        write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()}, metadata)
 
 
 def _resume(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from hglad.errors import HgladError
 from hglad.paths import cache_folder
-from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.storage import read_metadata, read_tensors, spared, write_tensors
 
 DECODER_VERSION = 1  # raised when `decode` gives other pixels: part of the content key
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -183,10 +183,8 @@ def _in_threads(function: Callable, items: Sequence, title: str) -> Iterator:
 
 
 def _write_cache(path: Path, images: Tensor) -> None:
-    try:
+    with spared(path):
         write_tensors(path, {"images": images}, {"sha256": _pixel_hash(images)})
-    except OSError as error:
-        raise HgladError(f"cannot write the image cache {path}: {error.strerror}; set HGLAD_CACHE") from error
 
 
 def _read_cache(path: Path) -> Tensor | None:

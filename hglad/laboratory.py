@@ -12,8 +12,10 @@ from hglad.baselines import GENERATED, random_real
 from hglad.distillation import DistillationSettings, load_real
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
+from hglad.evaluation_task import marks_by_key
 from hglad.experiments import EXPERIMENTS, Experiment, layer_count, layers_of
-from hglad.profile import Profile, profile_from
+from hglad.profile import Profile
+from hglad.profile_file import profile_from
 from hglad.results import Store
 from hglad.runner import run_all
 from hglad.settings import suggestion
@@ -150,7 +152,7 @@ class Laboratory:
     @property
     def variant_rows(self) -> pd.DataFrame:
         """Rows of the searches that differ in one part, with a column `variant`."""
-        rows = [self.store.rows([task.key]).assign(variant=task.variant) for task in self.experiment.variants]
+        rows = [self.store.rows(marks_by_key([task])) for task in self.experiment.variants]
         return pd.concat(rows, ignore_index=True)
 
     def variant_images(self) -> dict[str, torch.Tensor]:
@@ -187,7 +189,7 @@ class Laboratory:
         pixels = own[own["method"] == "pixels"]
         for prior, tasks in self.experiment.families.items():
             names = layers_of(prior)
-            rows = self.store.rows([task.key for task in tasks])
+            rows = self.store.rows(marks_by_key(tasks))
             sweeps[prior] = (pd.concat([rows, pixels.assign(layer=len(names) - 1)]), names)
         return sweeps
 

@@ -1,9 +1,20 @@
-"""Execute the notebook templates of a profile with papermill, each time something they show has changed."""
+"""Execute the notebook templates of a profile with papermill, each time something they show has changed.
+
+An executed copy says in its metadata, under `hglad`, what it was made from and which results it shows:
+
+    profile, made_from      name of the results' folder; hash of template, parameters, library and results
+    results                 keys of the evaluations and distances
+    algorithms              component to declared version, of all that made these results
+    commits, devices, ...   as `hglad.trace.summary` has them
+"""
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import joblib
@@ -12,19 +23,129 @@ import papermill
 import yaml
 
 from hglad.errors import HgladError
-from hglad.experiments import experiments_of, plan
+from hglad.evaluation_task import EvaluateTask
+from hglad.experiments import EXPERIMENTS, experiments_of
 from hglad.paths import PROJECT
-from hglad.profile import Profile, read_profile
+from hglad.profile import Profile
+from hglad.profile_file import read_profile
 from hglad.results import Store
 from hglad.settings import suggestion
-from hglad.storage import publish, read_json, write_json
+from hglad.storage import publish
+from hglad.tasks import DistillTask, MeasureTask, Task
+from hglad.trace import notebook_metadata, record_of, summary
 
 TEMPLATES = PROJECT / "notebooks"
-KEYS = "keys.json"  # beside the executed copies: what each was made from
 FOLDED = {  # metadata of the cell that papermill writes: the book folds it under this line
     "tags": ["injected-parameters", "hide-cell"],
     "mystnb": {"code_prompt_show": "Parameters of this copy"},
 }
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One template, executed with the parameters of a profile."""
+
+    template: Path
+    parameters: dict
+    profile: Profile
+    store: Store
+    out: Path
+    """File of the executed copy."""
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """What it shows the results of, and what these need."""
+        return EXPERIMENTS[_experiment(self.template)](self.profile).tasks()
+
+    def is_stale(self) -> bool:
+        """Whether the copy is missing or made from something else."""
+        try:
+            return notebook_metadata(self.out)["made_from"] != self.made_from()
+        except (HgladError, KeyError):
+            return True
+
+    def made_from(self) -> str:
+        """Hash of template, parameters, library and results; results that are missing count as such."""
+        digest = hashlib.sha256(self.template.read_bytes() + _library())
+        digest.update(json.dumps(self.parameters, sort_keys=True).encode())
+        for place in self.places():
+            digest.update(place.name.encode() + (place.read_bytes() if place.is_file() else b""))
+        return digest.hexdigest()[:12]
+
+    def places(self) -> list[Path]:
+        """Files of the results; not the weights of classifiers, which only the search needs."""
+        shown = (DistillTask, EvaluateTask, MeasureTask)
+        return [task.place(self.store) for task in self.tasks if isinstance(task, shown)]
+
+    def metadata(self) -> dict:
+        """What the copy says of itself; the same for the same results."""
+        shown = [task for task in self.tasks if isinstance(task, (EvaluateTask, MeasureTask))]
+        versions = {name: version for task in self.tasks for name, version in task.versions.items()}
+        return {
+            "profile": self.profile.profile,
+            "made_from": self.made_from(),
+            "results": sorted(task.key for task in shown),
+            "algorithms": dict(sorted(versions.items())),
+            **summary([record_of(place) for place in self.places()]),
+        }
+
+    def execute(self) -> None:
+        """Execute the template and write the copy, whole or not at all."""
+        check_parameters(self.template, self.parameters)
+        execute(self.template, self.parameters, self.out, self.metadata)
+
+
+def copies(config: Path | str, results: Path | str | None, out: Path | str) -> list[Copy]:
+    """Copies of all templates of a profile's experiments, `<number>_<experiment>.ipynb`."""
+    profile, parameters = read_profile(config), yaml.safe_load(Path(config).read_text())
+    store, known = Store.of_profile(profile.profile, results), experiments_of(profile)
+    templates = [path for path in sorted(TEMPLATES.glob("*.ipynb")) if _experiment(path) in known]
+    return [Copy(path, parameters, profile, store, Path(out) / path.name) for path in templates]
+
+
+def _experiment(template: Path) -> str:
+    return template.stem.split("_", 1)[1]
+
+
+@lru_cache
+def _library() -> bytes:
+    """Hash of the library that this process has loaded."""
+    digest = hashlib.sha256()
+    for source in sorted((PROJECT / "hglad").rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.digest()
+
+
+def stale(
+    config: Path | str, results: Path | str | None, out: Path | str, everything: bool = False
+) -> list[str]:
+    """File names of the templates whose executed copy in `out` is missing or out of date.
+
+    Args:
+        config: profile.
+        results: folder of the results (default: the profile's).
+        out: folder of the executed notebooks.
+        everything: name all templates, because their results are about to change.
+
+    Raises:
+        HgladError: parameters of template and profile differ.
+    """
+    found = copies(config, results, out)
+    for copy in found:
+        check_parameters(copy.template, copy.parameters)
+    return [copy.template.name for copy in found if everything or copy.is_stale()]
+
+
+def execute_one(config: Path | str, results: Path | str | None, out: Path | str, name: str) -> None:
+    """Execute the template of that file name; several processes may do different ones at once.
+
+    Raises:
+        HgladError: the profile has no such template, or a cell failed.
+    """
+    found = {copy.template.name: copy for copy in copies(config, results, out)}
+    if name not in found:
+        raise HgladError(f"profile {config} has no notebook '{name}': {suggestion(name, found)}")
+    _execute([found[name]])
 
 
 def execute_all(config: Path | str, results: Path | str | None, out: Path | str) -> list[Path]:
@@ -41,37 +162,25 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
     Raises:
         HgladError: parameters of template and profile differ, or a cell failed.
     """
-    profile, out = read_profile(config), Path(out)
-    parameters = yaml.safe_load(Path(config).read_text())
-    store = Store.of_profile(profile.profile, results)
-    templates = _templates(profile)
-    for template in templates:
-        check_parameters(template, parameters)
-    keys = {template.name: _key(template, parameters, store, profile) for template in templates}
-    made = read_json(out / KEYS) if (out / KEYS).is_file() else {}
-    stale = [t for t in templates if made.get(t.name) != keys[t.name] or not (out / t.name).is_file()]
-    with _environment(HGLAD_RESULTS=str(store.root.resolve()), TQDM_DISABLE="1"):
-        joblib.Parallel(_at_once(len(stale), profile, store), prefer="threads")(
-            joblib.delayed(execute)(template, parameters, out / template.name) for template in stale
-        )
-    if stale:
-        keys = {template.name: _key(template, parameters, store, profile) for template in templates}
-        write_json(out / KEYS, keys)
-    print(f"notebooks: {len(stale)} executed, {len(templates) - len(stale)} up to date in {out}")
-    return [out / template.name for template in templates]
+    found, names = copies(config, results, out), stale(config, results, out)
+    _execute([copy for copy in found if copy.template.name in names])
+    print(f"notebooks: {len(names)} executed, {len(found) - len(names)} up to date in {out}")
+    return [copy.out for copy in found]
 
 
-def _templates(profile: Profile) -> list[Path]:
-    """Templates of the experiments that a profile has: `<number>_<experiment>.ipynb`."""
-    known = experiments_of(profile)
-    return [path for path in sorted(TEMPLATES.glob("*.ipynb")) if path.stem.split("_", 1)[1] in known]
+def _execute(chosen: list[Copy]) -> None:
+    """Execute templates of one profile; they find the results by the environment, which threads share."""
+    if not chosen:
+        return
+    with environment(HGLAD_RESULTS=str(chosen[0].store.root.resolve()), TQDM_DISABLE="1"):
+        joblib.Parallel(_at_once(chosen), prefer="threads")(joblib.delayed(copy.execute)() for copy in chosen)
 
 
-def _at_once(count: int, profile: Profile, store: Store) -> int:
+def _at_once(chosen: list[Copy]) -> int:
     """Notebooks to execute at once; one where runs are missing, so that the next finds what it computed."""
-    if count < 2 or not all(task.done(store) for task in plan(profile)):
+    if not all(place.is_file() for copy in chosen for place in copy.places()):
         return 1
-    return min(count, os.cpu_count())
+    return min(len(chosen), os.cpu_count())
 
 
 def check_parameters(template: Path, parameters: dict) -> None:
@@ -89,8 +198,14 @@ def check_parameters(template: Path, parameters: dict) -> None:
         raise HgladError(f"the profile lacks the parameter '{missing[0]}' of {template.name}: add it")
 
 
-def execute(template: Path, parameters: dict, out: Path) -> None:
+def execute(template: Path, parameters: dict, out: Path, metadata: Callable[[], dict] = dict) -> None:
     """Execute one template; two executions on the same results give the same bytes.
+
+    Args:
+        template: notebook.
+        parameters: values of its parameters.
+        out: file of the executed copy.
+        metadata: called after the execution: what the copy says of itself.
 
     Raises:
         HgladError: a cell failed; names the cell's error.
@@ -104,12 +219,15 @@ def execute(template: Path, parameters: dict, out: Path) -> None:
             raise HgladError(
                 f"{template.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
             ) from error
-        _strip_times(draft)
+        _finish(draft, metadata())
 
 
-def _strip_times(path: Path) -> None:
+def _finish(path: Path, metadata: dict) -> None:
+    """Remove times and random names, add the metadata."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
+    if metadata:
+        notebook.metadata["hglad"] = metadata
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
@@ -119,18 +237,9 @@ def _strip_times(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-def _key(template: Path, parameters: dict, store: Store, profile: Profile) -> str:
-    """Hash of what a copy is made from: template, parameters, library, names of the results."""
-    digest = hashlib.sha256(template.read_bytes() + json.dumps(parameters, sort_keys=True).encode())
-    for source in sorted((PROJECT / "hglad").rglob("*.py")):
-        digest.update(source.read_bytes())
-    for result in sorted(store.root.glob("evaluations/*.json")):
-        digest.update(result.name.encode() + result.read_bytes())
-    return digest.hexdigest()
-
-
 @contextmanager
-def _environment(**variables: str):
+def environment(**variables: str):
+    """Set variables of the environment for a while; threads share them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -2,21 +2,27 @@
 
 import inspect
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from hglad.augment import Augmentation
 from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.experts import ExpertSettings
 from hglad.metrics import METRICS
-from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.objectives.registry import SHARED
 from hglad.protocols import protocol
-from hglad.settings import convert, from_dict, later, read_yaml, suggestion
+from hglad.settings import from_dict, later, suggestion
 from hglad.stages import KINDS, SearchSettings
 from hglad.training import TrainingSettings
+from hglad.value_checks import (
+    check_augmentation,
+    check_counts,
+    check_names,
+    check_network,
+    check_once,
+    check_options,
+    check_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class SurrogateSettings:
     batch_real: int = 256
     """Real images per class and step. Source: DC, DM."""
     objectives: dict[str, Any] = field(default_factory=dict)
-    """What each objective does otherwise, name to keys of `ObjectiveSettings`; all named are compared."""
+    """What each objective does otherwise, by its name; all named are compared."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,11 @@ class EvaluationSettings:
         own = values.get("training", {})
         if not isinstance(own, dict):
             return values
-        return values | {"training": vars(protocol(values.get("protocol", "glad"))) | own}
+        try:
+            usual = vars(protocol(values.get("protocol", "glad")))
+        except HgladError as error:
+            raise HgladError(f"evaluation.protocol: {error}") from error
+        return values | {"training": usual | own}
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,12 @@ class Studies:
     the empty text is none."""
 
     def __post_init__(self):
-        _check_names("studies.baselines", list(self.baselines), BASELINES)
+        check_names("studies.baselines", self.baselines, BASELINES)
         for text in self.augmentations:
-            Augmentation(text)
+            check_augmentation("studies.augmentations", text)
+        for key in ("experiments", "families", "baselines", "augmentations"):
+            check_once(f"studies.{key}", getattr(self, key))
+        check_counts("studies", self, {}, 0)
 
 
 @dataclass(frozen=True)
@@ -163,35 +176,51 @@ class Profile:
 
     def __post_init__(self):
         self._check_sets()
-        _check_names("metric", [self.metric.name, *self.metric.compared], METRICS.names())
-        for option in self.metric.options:
-            if option not in METRICS.options(self.metric.name):
-                hint = suggestion(option, METRICS.options(self.metric.name))
-                raise HgladError(f"unknown key 'metric.options.{option}': {hint}")
+        self._check_metric()
+        check_network("surrogate.network", self.surrogate.network)
+        check_augmentation("surrogate.augmentation", self.surrogate.augmentation)
+        check_counts("surrogate", self.surrogate, {}, 1)
+        check_counts("evaluation", self.evaluation, {"full_set_seeds": 0}, 1)
         if not self.networks:
             raise HgladError(f"networks is {self.networks!r}: expected a label with {{name: convnet}}")
-        _check_network("surrogate.network", self.surrogate.network)
-        _check_network("metric.network", self.metric.network)
         for label, options in self.networks.items():
-            _check_network(f"networks.{label}", options)
-        Augmentation(self.surrogate.augmentation)
+            check_network(f"networks.{label}", options)
         for name in self.objectives:
             self.objective(name)
-        if self.prior is None and not set(self.sets["searches"]) <= {"pixels"}:
+        for label, changes in self.evaluation.networks.items():
+            check_names("evaluation.networks", [label], self.networks)
+            changed(self.evaluation.training, changes, f"evaluation.networks.{label}.")
+        self._check_prior()
+
+    def _check_metric(self) -> None:
+        metric = self.metric
+        check_names("metric", [metric.name, *metric.compared], METRICS.names())
+        known = METRICS.options(metric.name)
+        check_options("metric.options", METRICS.factories[metric.name], metric.options, known)
+        check_once("metric.compared", metric.compared)
+        check_whole("metric.seed", [metric.seed], 0)
+        check_network("metric.network", metric.network)
+
+    def _check_prior(self) -> None:
+        """What cannot be without a generator."""
+        if self.prior is not None:
+            return
+        if not set(self.sets["searches"]) <= {"pixels"}:
             found = self.sets["searches"]
             raise HgladError(
                 f"sets.searches is {found} without a prior: expected ['pixels'], or name a prior"
             )
-        for label, changes in self.evaluation.networks.items():
-            _check_names("evaluation.networks", [label], self.networks)
-            changed(self.evaluation.training, changes, f"evaluation.networks.{label}.")
         sampled = [name for name in self.studies.baselines if name.startswith("samples")]
-        if sampled and self.prior is None:
+        if sampled:
             raise HgladError(
                 f"studies.baselines has '{sampled[0]}' without a prior: name one or leave it out"
             )
-        for group, least in (("surrogate", 1), ("evaluation", 1), ("studies", 0)):
-            _check_counts(group, getattr(self, group), least)
+
+    @property
+    def priors(self) -> list[str]:
+        """Generators that the runs take, the profile's own first, each once."""
+        own = [] if self.prior is None else [self.prior]
+        return list(dict.fromkeys([*own, *self.studies.families]))
 
     @property
     def objectives(self) -> dict[str, Any]:
@@ -204,22 +233,20 @@ class Profile:
         Raises:
             HgladError: unknown objective, key or option, a value of another type.
         """
+        key = f"surrogate.objectives.{name}"
         known = [option for option in OBJECTIVES.options(name) if option not in SHARED]
-        settings = from_dict(
-            ObjectiveSettings, self.objectives.get(name, {}), f"surrogate.objectives.{name}."
-        )
-        for option in settings.options:
-            if option not in known:
-                hint = suggestion(option, known)
-                raise HgladError(f"unknown key 'surrogate.objectives.{name}.options.{option}': {hint}")
-        _check_options(name, settings)
+        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"{key}.")
+        check_options(f"{key}.options", OBJECTIVES.factories[name], settings.options, known)
+        check_augmentation(f"{key}.augmentation", settings.augmentation)
+        check_whole(f"{key}.ipc", settings.ipc, 1)
+        _check_experts(key, name, settings)
         for kind, keys in settings.tuned.items():
-            _check_names(f"surrogate.objectives.{name}.tuned", [kind], KINDS)
+            check_names(f"{key}.tuned", [kind], KINDS)
             if not isinstance(keys, dict):
-                raise HgladError(f"surrogate.objectives.{name}.tuned.{kind} is {keys!r}: expected a mapping")
+                raise HgladError(f"{key}.tuned.{kind} is {keys!r}: expected a mapping")
         for kind in KINDS:
             self._searched(name, kind, settings)
-        changed(self.evaluation.training, settings.evaluation, f"surrogate.objectives.{name}.evaluation.")
+        changed(self.evaluation.training, settings.evaluation, f"{key}.evaluation.")
         return settings
 
     def searched(self, objective: str, kind: str) -> SearchSettings:
@@ -249,28 +276,22 @@ class Profile:
             found = self.sets.get(key)
             if not isinstance(found, list) or not (found or key == "searches"):
                 raise HgladError(f"sets.{key} is {found!r}: expected a list such as {example}")
-        _check_names("sets.searches", self.sets["searches"], KINDS)
-        _check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
-        _check_whole("sets.ipc", self.sets["ipc"], 1)
-        _check_whole("sets.seeds", self.sets["seeds"], 0)
+            check_once(f"sets.{key}", found)
+        check_names("sets.searches", self.sets["searches"], KINDS)
+        check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
+        check_whole("sets.ipc", self.sets["ipc"], 1)
+        check_whole("sets.seeds", self.sets["seeds"], 0)
 
 
-def _check_options(name: str, settings: ObjectiveSettings) -> None:
-    """Types of the options, and whether experts are there and long enough for them."""
-    factory, key = OBJECTIVES.factories[name], f"surrogate.objectives.{name}"
-    hints = get_type_hints(factory.__init__)
-    for option, value in settings.options.items():
-        convert(hints[option], value, f"{key}.options.{option}")
+def _check_experts(key: str, name: str, settings: ObjectiveSettings) -> None:
+    """Whether experts are there where they are set, and long enough."""
     if settings.experts is None:
         return
-    parameters = inspect.signature(factory).parameters
+    parameters = inspect.signature(OBJECTIVES.factories[name]).parameters
     if "experts" not in parameters:
         raise HgladError(f"{key}.experts is set, but {name} takes none: remove it")
     usual = {option: parameters[option].default for option in ("max_start_epoch", "expert_epochs")}
-    start, further = (
-        (usual | settings.options)["max_start_epoch"],
-        (usual | settings.options)["expert_epochs"],
-    )
+    start, further = ((usual | settings.options)[option] for option in usual)
     if start - 1 + further > settings.experts.epochs:
         raise HgladError(
             f"{key}.experts.epochs is {settings.experts.epochs}: a start below {start} and {further} more "
@@ -287,60 +308,11 @@ def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:
 
 BASELINES = ("herding", "k_center", "class_mean", "samples", "samples_averaged")
 SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}
-
-
-def _check_names(key: str, names: list, known) -> None:
-    for name in names:
-        if name not in known:
-            raise HgladError(f"{key} has '{name}': {suggestion(name, known)}")
-
-
-def _check_network(key: str, options: Any) -> None:
-    if not isinstance(options, dict) or "name" not in options:
-        raise HgladError(f"{key} is {options!r}: expected a mapping with a name, such as {{name: convnet}}")
-    if ":" in str(options["name"]):
-        return _check_library(key, options)
-    _check_names(f"{key}.name", [options["name"]], NETWORKS.names())
-    known = NETWORKS.options(options["name"])
-    for option in options.keys() - {"name"}:
-        if option not in known:
-            raise HgladError(f"unknown key '{key}.{option}': {suggestion(option, ['name', *known])}")
-
-
-def _check_library(key: str, options: dict[str, Any]) -> None:
-    """A network of torchvision or timm; what the model makes of its options shows when it is created."""
-    try:
-        library, model = NETWORKS.library(options["name"])
-        library.check(model, options.keys() - {"name"})
-    except HgladError as error:
-        raise HgladError(f"{key}: {error}") from error
-
-
-def _check_whole(key: str, values: list, least: int) -> None:
-    for value in values:
-        if type(value) is not int or value < least:
-            raise HgladError(f"{key} has {value!r}: expected whole numbers of at least {least}")
-
-
-def _check_counts(group: str, settings: Any, least: int) -> None:
-    for key, value in vars(settings).items():
-        if isinstance(value, int):
-            _check_whole(f"{group}.{key}", [value], 0 if key == "full_set_seeds" else least)
-
-
-def profile_from(**parameters: Any) -> Profile:
-    """Profile from the parameters of a notebook.
-
-    Raises:
-        HgladError: unknown key (with the nearest one), wrong type, unknown network or objective.
-    """
-    return from_dict(Profile, parameters)
-
-
-def read_profile(path: Path | str) -> Profile:
-    """Read and check a profile.
-
-    Raises:
-        HgladError: unreadable file, unknown key, wrong type, unknown network or objective.
-    """
-    return read_yaml(Profile, path)
+SET_TEXTS = {
+    "objectives": "Matching objectives of the main table, such as `[dm, dc]`.",
+    "searches": f"Searches of the main table, some of {', '.join(f'`{kind}`' for kind in KINDS)}; none where "
+    "only baselines are measured.",
+    "ipc": "Images per class, such as `[1, 10]`; the studies take the first.",
+    "seeds": "Distillation seeds, such as `[0, 1, 2]`; the studies take the first of them.",
+}
+"""What the keys of `sets` say."""

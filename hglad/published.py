@@ -18,7 +18,7 @@ from hglad.networks.convnet import default_depth
 from hglad.paths import PROJECT
 from hglad.protocols import protocol
 from hglad.results import Store, cell_columns, main_rows
-from hglad.statistics import summarise
+from hglad.statistics import equal, summarise
 from hglad.storage import read_json
 
 OURS = {  # names of methods in data/published.csv that are not those of the rows
@@ -161,13 +161,9 @@ def beside_published(
             columns={"sd_x": "sd", "sd_y": "sd_networks"}
         )
         for line in table.to_dict("records"):
-            mine = own[np.logical_and.reduce([_equal(own[name], line[name]) for name in cell])]
+            mine = own[np.logical_and.reduce([equal(own[name], line[name]) for name in cell])]
             lines.append(line | _published_part(number, mine, store, line))
     return pd.DataFrame(lines)
-
-
-def _equal(column: pd.Series, value: object) -> pd.Series:
-    return column.isna() if pd.isna(value) else column == value
 
 
 def _published_part(number: dict, own: pd.DataFrame, store: Store, line: dict) -> dict:
@@ -189,8 +185,8 @@ def _comparable(rows: pd.DataFrame, number: dict, store: Store, images: Images) 
     rows = main_rows(rows)
     wanted = rows["method"] == OURS.get(number["method"], number["method"])
     objective = None if number["objective"] == "none" else number["objective"]
-    wanted &= _equal(rows["objective"], objective)
-    wanted &= _equal(rows["ipc"], None if number["ipc"] == "all" else int(number["ipc"]))
+    wanted &= equal(rows["objective"], objective)
+    wanted &= equal(rows["ipc"], None if number["ipc"] == "all" else int(number["ipc"]))
     rows = rows[wanted]
     options = {key: store.provenance([key])[0]["settings"]["network"] for key in rows["key"].unique()}
     same, cross = SAME.match(number["evaluation"]), CROSS.match(number["evaluation"])

@@ -1,17 +1,20 @@
 """Result rows on disk, the cells that they belong to, and the comparison of two sets of results."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
 from hglad.statistics import summarise, t_factor
-from hglad.storage import read_json, read_tensors, write_json, write_tensors
+from hglad.storage import intact, read_json, read_tensors, write_json, write_tensors
 
 CELL = [
     "objective",
@@ -22,6 +25,16 @@ CELL = [
     "ipc",
     "network",
 ]  # what a table cell is about; further columns of marks belong to it as well, see `cell_columns`
+MARKS = (
+    "objective",
+    "method",
+    "layer",
+    "ipc",
+    "seed",
+    "generator",
+    "variant",
+    "augmentation",
+)  # columns that say what a row is about, by the table that it stands in
 NOT_CELL = {"seed", "repeat", "accuracy", "key", "iterate", "stage", "step"}
 
 
@@ -53,6 +66,31 @@ class Store:
         if name not in known:
             raise HgladError(f"no profile or folder of results '{name}': {suggestion(name, known)}")
         return cls.of_profile(name, folder)
+
+    @contextmanager
+    def claim(self, key: str, wait: bool = True) -> Iterator[None]:
+        """Keep other processes from computing the result of that key at the same time.
+
+        The lock is the kernel's: it ends with the process, however that ends. Where the file system has no
+        locks nothing is kept out; two processes then do the same work, and the last one's result stays.
+
+        Raises:
+            filelock.Timeout: another process has it and `wait` is false.
+        """
+        file = self.root / ".locks" / f"{key}.lock"
+        lock = FileLock(file, timeout=-1 if wait else 0)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise
+        except (OSError, NotImplementedError):  # no locks here; if nothing can be written, the result says so
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def set_folder(self, key: str) -> Path:
         """Folder of a distilled set."""
@@ -101,17 +139,23 @@ class Store:
             write_tensors(self.confusion_file(key), {"confusion": confusions.int()})
         write_json(self.evaluation_file(key), {"rows": frame.to_dict("records"), "provenance": provenance})
 
-    def rows(self, keys: list[str] | None = None) -> pd.DataFrame:
+    def rows(self, keys: Iterable[str] | Mapping[str, dict] | None = None) -> pd.DataFrame:
         """Tidy rows of the named evaluations (each once), or of all of them.
+
+        Args:
+            keys: keys of evaluations, or the marks (`MARKS`) of the rows by key. Where only keys are given,
+                rows have the marks of the table that they were computed for.
 
         Raises:
             HgladError: no evaluations in the folder, or a damaged one.
         """
         if keys is None:
             keys = sorted(path.stem for path in (self.root / "evaluations").glob("*.json"))
+        marks = keys if isinstance(keys, Mapping) else {}
         if not keys:
             raise HgladError(f"no results in {self.root}: expected some from hglad run")
-        frames = [pd.DataFrame(self._part(key, "rows")).assign(key=key) for key in dict.fromkeys(keys)]
+        parts = {key: _marked(self._part(key, "rows"), marks.get(key)) for key in dict.fromkeys(keys)}
+        frames = [pd.DataFrame(rows).assign(key=key) for key, rows in parts.items()]
         return pd.concat(frames, ignore_index=True)
 
     def provenance(self, keys: list[str]) -> list[dict]:
@@ -124,6 +168,26 @@ class Store:
         if not isinstance(content, dict) or part not in content:
             raise HgladError(f"{file} has no {part}: delete it to have it made again")
         return content[part]
+
+
+def _marked(rows: list[dict], marks: dict | None) -> list[dict]:
+    """Rows with other marks; with those that they have where none are given."""
+    if marks is None:
+        return rows
+    return [marks | {name: value for name, value in row.items() if name not in MARKS} for row in rows]
+
+
+def whole(place: Path) -> bool:
+    """Whether a result is there with all of its files, none of them cut short.
+
+    Args:
+        place: its file, as `Task.place` names it; the images of a set lie beside its card, the confusion
+            matrices of an evaluation beside its rows.
+    """
+    if place.name == "card.json":
+        return intact(place) and intact(place.with_name("distilled.safetensors"))
+    beside = place.with_suffix(".safetensors")
+    return intact(place) and (not beside.is_file() or intact(beside))
 
 
 def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:

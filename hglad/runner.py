@@ -2,6 +2,7 @@
 
 import warnings
 
+import filelock
 import joblib
 import torch
 
@@ -9,6 +10,7 @@ from hglad.evaluation_task import EvaluateTask
 from hglad.memory import keep_freed_memory
 from hglad.progress import progress_bar
 from hglad.results import Store
+from hglad.storage import check_writable
 from hglad.tasks import DistillTask, MeasureTask
 
 
@@ -34,9 +36,10 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
 
     A stop at any moment loses the runs under way at most, and those go on from their last saved state.
     """
-    missing = _missing(tasks, store)
+    missing = missing_tasks(tasks, store)
     if not missing:
         return
+    check_writable(store.root)
     total = sum(task.cost for task in missing)
     usual = joblib.cpu_count() if total > SMALL else 1
     cores = 1 if device != "cpu" else min(cores or usual, len(missing))
@@ -52,7 +55,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     bar.close()
 
 
-def _missing(tasks: list, store: Store) -> list:
+def missing_tasks(tasks: list, store: Store) -> list:
     """Tasks without a result, with what only they need: large files, of no use once the result is there.
 
     Those are the experts of trajectory matching and the classifiers that select a baseline's images.
@@ -68,5 +71,20 @@ def _run_one(task, store: Store, device: str, cores: int):
     keep_freed_memory()
     if cores > 1:
         torch.set_num_threads(max(1, joblib.cpu_count() // cores))
-    task.run(store, device)
+    compute(task, store, device)
     return task
+
+
+def compute(task, store: Store, device: str = "cpu", wait: bool = True) -> bool:
+    """Compute one task unless its result is there; never at the same time as another process does.
+
+    Returns:
+        Whether the result is there now; it is not when another process is at it and `wait` is false.
+    """
+    try:
+        with store.claim(task.key, wait):
+            if not task.done(store):
+                task.run(store, device)
+    except filelock.Timeout:
+        return False
+    return True

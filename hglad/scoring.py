@@ -21,6 +21,7 @@ from hglad.settings import fingerprint, from_dict, to_dict
 from hglad.statistics import summarise
 from hglad.tasks import classifier_versions
 from hglad.training import TrainingSettings
+from hglad.versions import Versions, asked
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Scoring:
         """Training of one architecture."""
         settings = vars(protocol(self.protocol, network)) | dict(self.changes)
         return from_dict(TrainingSettings, settings)
+
+    def declared(self) -> dict[str, object]:
+        """For the provenance: seed of the networks, versions of the algorithms."""
+
+        def versions(version: Versions) -> list:
+            return [classifier_versions({"name": name}, version) for name in self.networks]
+
+        return {"seed": self.seed, "algorithms": asked(versions)}
 
     def rows(self, distilled: DistilledSet, data: DataSet, show: bool = False) -> pd.DataFrame:
         """A row per network: `network`, `repeat`, `accuracy`; stopped, the same call goes on where it was."""
@@ -116,8 +125,13 @@ def score_file(
         "rows": pd.concat(frames, ignore_index=True).to_dict("records"),
         "training": {name: to_dict(scoring.training(name)) for name in scoring.networks},
         "set": distilled.card,
-        "provenance": watch.provenance(),
+        "provenance": watch.provenance() | scoring.declared() | {"data_hash": _data_hash(real)},
     }
+
+
+def _data_hash(data: DataSet) -> str:
+    """As `hglad.distillation.data_hash`."""
+    return fingerprint(data.train.content_hash, data.test.content_hash)
 
 
 def _even_ipc(distilled: DistilledSet, data: DataSet) -> int:

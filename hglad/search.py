@@ -10,6 +10,7 @@ from torch import Tensor
 from hglad.data import RealData
 from hglad.finite import FiniteCheck
 from hglad.metrics import Metric
+from hglad.networks.chunks import limit_chunks
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.priors.pullback import Pullback
@@ -54,6 +55,8 @@ class Search:
         self.pullback = Pullback(prior, settings.memory)
         self.measuring: list[float] = []
         """Seconds of each measurement of an iterate in this process, decoding included."""
+        self.halvings = 0
+        """How often memory ran out."""
 
     def run(self, state: SearchState | None = None) -> Iterator[SearchState]:
         """Yield the state after every step (and at the start of every stage), from the start or from `state`.
@@ -74,6 +77,17 @@ class Search:
             else:
                 return
             yield state
+
+    def take_less_at_a_time(self) -> bool:
+        """Send half as many images through generator and network at once; False where it was one already."""
+        own, real = len(self.labels), getattr(self.objective, "batch_real", 0) * len(self.real.classes)
+        if max(own, real) >> self.halvings <= 1:
+            return False
+        self.halvings += 1
+        self.pullback.most = max(1, own >> self.halvings)
+        if hasattr(self.objective, "network"):
+            limit_chunks(self.objective.network, max(1, max(own, real) >> self.halvings))
+        return True
 
     def steps_done(self, state: SearchState) -> int:
         """Optimisation steps up to a state, over all stages."""
@@ -139,7 +153,7 @@ class Search:
         change = 0.0
         if clipped or invalid.any():  # else the images are the same
             layer = self.stages[index].layer
-            images = [self.prior.decode(latents, layer).nan_to_num(0.0) for latents in (before, after)]
+            images = [self.pullback.images(latents, layer).nan_to_num(0.0) for latents in (before, after)]
             change = (images[0] - images[1]).square().mean().sqrt().item()
         return index, clipped, int(invalid.sum()), change
 
@@ -201,7 +215,7 @@ class Search:
     def _measure(self, state: SearchState) -> SearchState:
         """Note the distance of this iterate and keep a copy of it if it is the best."""
         begin = time.perf_counter()
-        images = self.prior.decode(state.latents, self.stages[state.stage].layer).detach().clone()
+        images = self.pullback.images(state.latents, self.stages[state.stage].layer).clone()
         self.finite.note(*self._place(state), images, torch.zeros((), device=images.device), images)
         self.finite.look()
         distance = self.metric(images, self.labels)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from hglad.plots import metric_label
 from hglad.report import NONE, Sentences, Table, signed, verdict
@@ -64,7 +64,7 @@ def rank_correlations(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.Dat
 def _correlations(run: pd.DataFrame, metric: str) -> dict[str, float]:
     if min(run[metric].nunique(), run["accuracy"].nunique()) < 2:
         return {"spearman": float("nan"), "kendall": float("nan")}
-    ranks = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
+    ranks = {"spearman": scipy.stats.spearmanr, "kendall": scipy.stats.kendalltau}
     return {name: float(f(-run[metric], run["accuracy"]).statistic) for name, f in ranks.items()}
 
 
@@ -74,7 +74,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     if len(values) < 3:
         return float("nan"), float("nan")
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -83,8 +83,9 @@ def in_unit_range(images: Tensor, undo: tuple[Tensor, Tensor] | None, any_range:
     _check_finite(floats)
     if undo is not None:
         if floats.min() >= 0:
-            expected = "expected some below 0 in normalised images; leave normalised= out"
-            raise HgladError(f"images reach from {_reach(floats)}: {expected}")
+            expected = "expected some below 0 in normalised images"
+            mend = "leave --normalised, --mean and --std (normalised=) out"
+            raise HgladError(f"images reach from {_reach(floats)}: {expected}; {mend}")
         mean, std = (values.view(-1, 1, 1) for values in undo)
         floats = floats * std + mean
     if not any_range:
@@ -110,9 +111,10 @@ def _check_range(images: Tensor, undone: bool) -> None:
     spill = (images - images.clamp(0, 1)).abs().mean()
     if spill > LARGEST_SPILL:
         what = "after the normalisation is undone, images" if undone else "images"
-        mend = "pass normalised=(mean, std) as used; whitening (ZCA) stays" if undone else _rescaling(images)
+        whitened = "give --mean and --std (normalised=) as used; whitening (ZCA) stays"
         raise HgladError(
-            f"{what} reach from {_reach(images)}: expected about 0 to 1; {mend}, or any_range=True if meant"
+            f"{what} reach from {_reach(images)}: expected about 0 to 1; "
+            f"{whitened if undone else _rescaling(images)}, or --any-range (any_range=True) if meant"
         )
 
 
@@ -123,7 +125,7 @@ def _rescaling(images: Tensor) -> str:
     if images.min() >= -1.05 and images.max() <= 1.05:
         return "add 1 and halve them"
     if images.min() < 0:
-        return "pass normalised=True where they are normalised to zero mean"
+        return "give --normalised (normalised=True) if they are normalised to zero mean"
     return "scale them"
 
 

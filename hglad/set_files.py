@@ -1,7 +1,8 @@
 """Distilled sets that other code made: files of tensors or arrays, and folders of images by class.
 
 `read_set` brings them to the form of our own sets, and refuses what would be scored wrongly in silence:
-another scale of the images, labels of other classes, other sizes.
+another scale of the images, labels of other classes, other sizes. Messages name the options of
+`hglad evaluate` and, where they differ, the arguments of `read_set`.
 """
 
 import hashlib
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hglad.data import RealData
 from hglad.distilled import DistilledSet
-from hglad.errors import HgladError
-from hglad.image_files import content_key, decode_unresized, folder_files
+from hglad.errors import HgladError, HgladWarning
+from hglad.image_files import class_folders, content_key, decode_unresized, folder_files
 from hglad.set_checks import (
     Statistics,
     checked_labels,
@@ -59,9 +61,10 @@ def read_set(
 
     Read are our own folders; `.pt`, `.pth` (tensors only), `.npz`, `.npy` and `.safetensors`, with images and
     labels under their usual names, as a pair, or images alone beside a file of labels; files of results as
-    DC, DSA and DM write them; image folders with one folder per class, by name or index. Nothing inside a
-    file is run. Images are (n, ch, h, w) or (n, h, w, ch), uint8 or float; labels are classes (n,) or
-    probabilities (n, classes). A class without any image is a warning: networks cannot learn it.
+    DC, DSA and DM write them; image folders with one folder per class, by name or index, with soft labels
+    where their `metadata.csv` has them. Nothing inside a file is run. Images are (n, ch, h, w) or
+    (n, h, w, ch), uint8 or float; labels are classes (n,) or probabilities (n, classes). A class without any
+    image is a warning: networks cannot learn it.
 
     Args:
         path: file or folder.
@@ -85,7 +88,10 @@ def read_set(
         return _own_set(path, real, options_given=bool(labels or experiment or normalised or any_range))
     if path.is_dir():
         if labels is not None or experiment:
-            raise HgladError(f"{path} is a folder of images by class: leave labels= and experiment= out")
+            raise HgladError(
+                f"{path} is a folder of images by class: leave --labels and --experiment out "
+                "(labels=, experiment=)"
+            )
         images, found, card = _read_folder(path, real)
     else:
         images, found, card = _read_file(path, None if labels is None else Path(labels), experiment)
@@ -132,7 +138,7 @@ def _read_file(path: Path, labels: Path | None, experiment: int) -> tuple[Tensor
         images, found, layout = _images_and_labels(content, experiment)
         images = _as_tensor(images, "images")
         if found is None and labels is None:
-            expected = "expected labels as well; pass labels=FILE (MTT and GLaD keep them in labels_best.pt)"
+            expected = "expected labels as well; give --labels FILE (labels=; MTT and GLaD: labels_best.pt)"
             raise HgladError(f"it holds {layout}: {expected}")
         found = _as_tensor(found, "labels") if labels is None else _labels_of(labels)
     card = {"kind": "foreign", "file": path.name, "sha256": _file_hash(path), "layout": layout}
@@ -281,7 +287,9 @@ def _file_hash(path: Path) -> str:
 
 
 def _read_folder(path: Path, real: RealData) -> tuple[Tensor, Tensor, dict]:
-    """Images, labels and card of a folder of images with one folder per class."""
+    """Images, labels and card of a folder of images with one folder per class, in `train/` or directly."""
+    if class_folders(path) == ("train",):  # as `hglad export` writes it
+        path = path / "train"
     files = folder_files(path)
     with _naming(path):
         classes, layout = _class_indices(files, real)
@@ -291,7 +299,32 @@ def _read_folder(path: Path, real: RealData) -> tuple[Tensor, Tensor, dict]:
         images = images[:, :1]  # grey pictures are often written with three equal channels
     found = torch.tensor(classes).repeat_interleave(torch.tensor([len(group) for group in files.values()]))
     key = content_key(files, real.image_shape[-1], 3)
-    return images, found, {"kind": "foreign", "file": path.resolve().name, "sha256": key, "layout": layout}
+    card = {"kind": "foreign", "file": path.resolve().name, "sha256": key, "layout": layout}
+    listing = path / "metadata.csv"
+    soft = _probabilities(listing, paths, len(real.classes)) if listing.is_file() else None
+    if soft is None:
+        return images, found, card
+    return images, soft, card | {"labels": {"file": listing.name, "sha256": _file_hash(listing)}}
+
+
+def probability_columns(classes: int) -> list[str]:
+    """Columns of soft labels in the `metadata.csv` of an image folder: of classes by their number."""
+    return [f"probability_{index}" for index in range(classes)]
+
+
+def _probabilities(listing: Path, paths: Sequence[Path], classes: int) -> Tensor | None:
+    """Soft labels float32 (n, classes) of the files beside a listing; None where it has no such columns."""
+    try:
+        table = pd.read_csv(listing, index_col="file_name")
+    except ValueError:  # another table: the folders say the class
+        return None
+    if not set(probability_columns(classes)) <= set(table):
+        return None
+    names = [path.relative_to(listing.parent).as_posix() for path in paths]
+    missing = [name for name in names if name not in table.index]
+    if missing:
+        raise HgladError(f"{listing} has no labels of {missing[0]}: add them or remove the image")
+    return torch.from_numpy(table.loc[names, probability_columns(classes)].to_numpy(np.float32))
 
 
 def _class_indices(names: Sequence[str], real: RealData) -> tuple[list[int], str]:
@@ -325,5 +358,5 @@ def _sorted_by_class(distilled: DistilledSet, real: RealData) -> DistilledSet:
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         message = f"{distilled.card['file']} has no image of {len(missing)} classes of {real.name!r}: {names}"
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, HgladWarning, stacklevel=3)
     return DistilledSet(distilled.images[order], labels, distilled.card)

@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
             f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values"
         )
     if hasattr(cls, "complete"):
-        values = cls.complete(values)
+        values = _naming_group(where, cls.complete, values)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
@@ -51,21 +51,51 @@ def from_dict(cls: type, values: Any, where: str = "") -> Any:
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
         raise HgladError(f"key '{where}{missing[0]}' is missing: expected {_type_name(hints[missing[0]])}")
-    return cls(**{key: convert(hints[key], value, f"{where}{key}") for key, value in values.items()})
+    own = {key: convert(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    return _naming_group(where, cls, **own)
 
 
-def read_yaml(cls: type, path: Path | str) -> Any:
+def _naming_group(where: str, check: Callable, *arguments: Any, **values: Any) -> Any:
+    """Call `check`; where its error does not name the group that it looked at, put the group in front."""
+    try:
+        return check(*arguments, **values)
+    except HgladError as error:
+        if where in str(error):
+            raise
+        raise HgladError(f"{where.rstrip('.')}: {error}") from error
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is there twice: remove one", node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(cls: type, path: Path | str, build: Callable[[type, Any], Any] = from_dict) -> Any:
     """Read a settings dataclass from a YAML file.
 
+    Args:
+        cls: frozen dataclass.
+        path: YAML file.
+        build: makes it of the plain values, `from_dict` or what checks more than that.
+
     Raises:
-        HgladError: unreadable file, or what `from_dict` refuses; names the file.
+        HgladError: unreadable file, a key that is there twice, or what `build` refuses; names the file.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.load(Path(path).read_text(), _YamlLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise HgladError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     try:
-        return from_dict(cls, values)
+        return build(cls, values)
     except HgladError as error:
         raise HgladError(f"{path}: {error}") from error
 
@@ -96,12 +126,21 @@ def convert(hint: Any, value: Any, key: str) -> Any:
             return tuple(
                 convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
             )
+    elif origin is dict and isinstance(value, dict):
+        return _with_text_keys(value, key)
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
         return value
     advice = "; YAML reads 1e-2 as text: write 1.0e-2" if hint is float and _is_number(value) else ""
     raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{advice}")
+
+
+def _with_text_keys(values: dict, key: str) -> dict:
+    for name in values:
+        if not isinstance(name, str):
+            raise HgladError(f"{key} has the key {name!r} ({type(name).__name__}): expected text, in quotes")
+    return values
 
 
 def _is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from hglad.settings import later
 KINDS = ("pixels", "single", "hierarchical")
 FEATURES = ("generated", "gaussian")
 STYLES = ("kept", "redrawn", "frozen")
+STARTS = ("real", "noise")
 LATENT = "latent"  # name of the stage in w alone
 
 
@@ -84,8 +85,14 @@ class SearchSettings:
     """w when a later stage begins: `kept` as it is, `redrawn` from the mapping, or kept and `frozen`."""
 
     def __post_init__(self):
-        _expect(self.steps >= 1, "steps", self.steps, "at least 1")
-        _expect(self.select_every >= 1, "select_every", self.select_every, "at least 1")
+        for key in ("steps", "select_every", "average"):
+            _expect(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        _expect(self.layer >= 0, "layer", self.layer, "a split point, 0 or more")
+        for key in ("lr_features", "lr_latents", "lr_pixels", "lr_weights"):
+            rate = getattr(self, key)
+            _expect(0 <= rate < inf, key, rate, "0 or a positive number")
+        _expect(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
+        _expect(self.start in STARTS, "start", self.start, " or ".join(STARTS))
         _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
         _expect(self.budget in ("steps", "flops"), "budget", self.budget, "steps or flops")
         _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
@@ -98,6 +105,9 @@ class SearchSettings:
         _expect(self.clip is None or self.clip > 0, "clip", self.clip, "a positive number, or null for none")
         positive = all(0 < share < inf for share in self.shares)
         _expect(positive, "shares", list(self.shares), "positive numbers")
+        for key in ("stages", "labels"):
+            numbers = getattr(self, key)
+            _expect(all(number >= 0 for number in numbers), key, list(numbers), "numbers from 0")
         for key in ("stage_lr_f", "stage_lr_w"):
             rates = getattr(self, key)
             _expect(all(0 <= rate < inf for rate in rates), key, list(rates), "numbers from 0")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+import scipy  # its parts load when they are first used, which takes a second
 
 from hglad.errors import HgladError
 from hglad.settings import suggestion
@@ -29,6 +29,11 @@ def seed_means(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean accuracy of each distillation seed over its evaluation repeats, with the number of repeats."""
     groups = rows.groupby([*by, "seed"], sort=False, dropna=False)["accuracy"]
     return groups.agg(accuracy="mean", repeats="count").reset_index()
+
+
+def equal(column: pd.Series, value: object) -> pd.Series:
+    """Which rows have a value in a column; one that is missing equals those that are missing."""
+    return column.isna() if pd.isna(value) else column == value
 
 
 def summarise(rows: pd.DataFrame, by: list[str], interval: str = "t", over: str = "seeds") -> pd.DataFrame:
@@ -89,7 +94,7 @@ def _over_networks(rows: pd.DataFrame, by: list[str], table: pd.DataFrame) -> pd
 
 def t_factor(n: pd.Series | int) -> np.ndarray:
     """Two-sided 95 % quantile of Student's t with n - 1 degrees of freedom; nan for a single value."""
-    return stats.t.ppf((1 + CONFIDENCE) / 2, np.where(n > 1, n - 1, np.nan))
+    return scipy.stats.t.ppf((1 + CONFIDENCE) / 2, np.where(n > 1, n - 1, np.nan))
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float, str]:
@@ -103,8 +108,8 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float, str]:
     for method in ("BCa", "percentile"):  # BCa is undefined for values that are all equal
         rng = np.random.default_rng(BOOTSTRAP_SEED)
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            found = scipy.stats.bootstrap(
                 (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method=method, rng=rng
             )
         low, high = found.confidence_interval
@@ -148,7 +153,7 @@ def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.Dat
 def paired_p(mean: pd.Series | float, sd: pd.Series, n: pd.Series | int) -> np.ndarray:
     """P value of the two-sided paired t test; nan for one seed, or differences that are all equal."""
     statistic = mean / sd.where(sd > 0) * np.sqrt(n)
-    return 2 * stats.t.sf(np.abs(statistic), np.where(n > 1, n - 1, np.nan))
+    return 2 * scipy.stats.t.sf(np.abs(statistic), np.where(n > 1, n - 1, np.nan))
 
 
 def hedges_g_z(mean: pd.Series, sd: pd.Series, n: pd.Series) -> pd.Series:
@@ -158,7 +163,7 @@ def hedges_g_z(mean: pd.Series, sd: pd.Series, n: pd.Series) -> pd.Series:
     seeds on. nan below, and for differences that are all equal.
     """
     v = np.where(n > 2, n - 1, np.nan)
-    factor = np.exp(special.gammaln(v / 2) - special.gammaln((v - 1) / 2)) / np.sqrt(v / 2)
+    factor = np.exp(scipy.special.gammaln(v / 2) - scipy.special.gammaln((v - 1) / 2)) / np.sqrt(v / 2)
     return mean / sd.where(sd > 0) * factor
 
 
@@ -203,7 +208,7 @@ def _unpaired(first: pd.Series, second: pd.Series) -> dict[str, object]:
     found = {"mean": first.mean() - second.mean(), "seeds": 0, "dropped": 0}
     if min(len(first), len(second)) < 2 or not first.var() + second.var() > 0:
         return found | {"low": np.nan, "high": np.nan, "p": np.nan, "interval": NO_INTERVAL}
-    test = stats.ttest_ind(first, second, equal_var=False)
+    test = scipy.stats.ttest_ind(first, second, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
     name = "95 % Welch t interval over distillation seeds"
     return found | {"low": low, "high": high, "p": test.pvalue, "interval": name}
@@ -228,7 +233,7 @@ def ratio(first: pd.Series, second: pd.Series) -> dict[str, object]:
     va, vb = first.var() / len(first), second.var() / len(second)
     parts = np.array([va, found["mean"] ** 2 * vb])
     v = parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum()
-    t2 = stats.t.ppf((1 + CONFIDENCE) / 2, v) ** 2
+    t2 = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, v) ** 2
     scale = b**2 - t2 * vb
     if scale <= 0:
         return found

@@ -10,7 +10,17 @@ from hglad.labels import method_label, method_place
 from hglad.rendering import Table
 from hglad.results import Store, cell_columns, main_rows
 from hglad.settings import suggestion
-from hglad.statistics import as_cell, difference, holm, ratio, seed_means, spread, summarise
+from hglad.statistics import (
+    NETWORKS_NAME,
+    as_cell,
+    difference,
+    equal,
+    holm,
+    ratio,
+    seed_means,
+    spread,
+    summarise,
+)
 
 OF_THE_SET = ("objective", "generator", "variant", "method", "layer", "ipc", "set")
 """Marks that say what a set is; all others say how it was scored, and hold for its baselines too."""
@@ -82,7 +92,7 @@ def cells(rows: pd.DataFrame, interval: str = "t") -> pd.DataFrame:
 def _relative(line: pd.Series, means: pd.DataFrame, cell: list[str], scored: list[str]) -> dict[str, object]:
     own = _by_seed(means[_same(means, line, cell)])
     there = means[_same(means, line, scored) & means["objective"].isna()]
-    random = _by_seed(there[(there["method"] == "random") & _equal(there["ipc"], line["ipc"])])
+    random = _by_seed(there[(there["method"] == "random") & equal(there["ipc"], line["ipc"])])
     full = _by_seed(there[there["method"] == "full"])
     none = {"mean": np.nan, "low": np.nan, "high": np.nan, "interval": "none"}
     gain, part = none | {"p": np.nan, "seeds": 0, "dropped": 0}, none.copy()
@@ -102,13 +112,9 @@ def _prefixed(name: str, estimate: dict[str, object]) -> dict[str, object]:
     return {name if key == "mean" else f"{name}_{key}": value for key, value in estimate.items()}
 
 
-def _equal(column: pd.Series, value: object) -> pd.Series:
-    return column.isna() if pd.isna(value) else column == value
-
-
 def _same(table: pd.DataFrame, line: pd.Series, names: Iterable[str]) -> np.ndarray:
     """Rows of a table that have the values of `line` in the named columns."""
-    return np.logical_and.reduce([np.full(len(table), True), *(_equal(table[n], line[n]) for n in names)])
+    return np.logical_and.reduce([np.full(len(table), True), *(equal(table[n], line[n]) for n in names)])
 
 
 def _sorted(table: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
@@ -214,14 +220,25 @@ def _accuracy_note(table: pd.DataFrame) -> str:
     """What an accuracy in a cell is."""
     names = [name for name in dict.fromkeys(table["interval"]) if name != "none"]
     kinds = [f"{_sign(names)} {' or '.join(names)}"] if names else []
+    if NETWORKS_NAME in names:
+        kinds = [f"{kinds[0]}, which stands around the mean over all sets of the cell"]
     alone = (
         ["nothing behind a mean: too few values for an interval"] if "none" in set(table["interval"]) else []
     )
-    n, m = (_range(table[name]) for name in ("seeds", "repeats"))
-    return (
-        "Test accuracy in %, mean over distillation seeds (n × m: seeds × networks per set; "
-        f"n = {n}, m = {m}); {'; '.join([*kinds, *alone])}."
-    )
+    return f"Test accuracy in %, {_counts_note(table)}; {'; '.join([*kinds, *alone])}."
+
+
+def _counts_note(table: pd.DataFrame) -> str:
+    """What n and m count: sets and networks, but of the full set, which nobody distils, networks alone."""
+    full = table["method"] == "full"
+    sets, texts = table[~full], []
+    if len(sets):
+        n, m = (_range(sets[name]) for name in ("seeds", "repeats"))
+        texts.append(f"n × m: seeds × networks per set; n = {n}, m = {m}")
+    if full.any():
+        texts.append(f"of the full set n = {_range(table[full]['seeds'])} networks, each with its seed")
+    over = "distillation seeds" if len(sets) else "networks"
+    return f"mean over {over} ({'; '.join(texts)})"
 
 
 def _relative_notes(table: pd.DataFrame) -> list[str]:

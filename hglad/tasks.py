@@ -1,10 +1,11 @@
 """Units of work whose results are kept: a task knows its fingerprint, hence whether its result is there."""
 
+import json
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from hglad import augment, training
 from hglad.data import DataSettings, RealData
 from hglad.distillation import (
     DistillationSettings,
@@ -16,38 +17,65 @@ from hglad.distillation import (
     train_metric_classifier,
 )
 from hglad.distilled import DistilledSet
-from hglad.experts import ExpertSettings, expert_file, experts_key, train_expert
-from hglad.metrics import METRICS, Metric, create_metric
-from hglad.networks import NETWORKS, Classifier, create_network
+from hglad.experts import ExpertSettings, expert_file, expert_key, experts_key, train_expert
+from hglad.metrics import Metric, create_metric
+from hglad.networks import Classifier, create_network
+from hglad.priors import prior_hash
 from hglad.profile import MetricSettings
 from hglad.provenance import Stopwatch
-from hglad.results import Store
-from hglad.settings import fingerprint
+from hglad.results import Store, whole
+from hglad.settings import fingerprint, to_dict
 from hglad.storage import read_tensors, write_json, write_tensors
+from hglad.versions import Version, Versioned, Versions, current
 
 
-def classifier_versions(network: dict) -> dict[str, int | str]:
+class Task(Versioned):
+    """A unit of work; `place` says where its result lies, `run` computes it."""
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint."""
+        return self.key_with(current)
+
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """File whose presence says that the result is there, by the algorithms of these versions."""
+        raise NotImplementedError
+
+    def key_of(self, version: Versions) -> str:
+        """As `key_with`; the present key is computed once."""
+        return self.key if version is current else self.key_with(version)
+
+    def done(self, store: Store) -> bool:
+        """Whether the result is there."""
+        return whole(self.place(store))
+
+
+def classifier_versions(network: dict, version: Versions = current) -> dict[str, Version | None]:
     """Versions of what trains a classifier."""
     return {
-        "training": training.VERSION,
-        "augment": augment.VERSION,
-        "network": NETWORKS.version(network["name"]),
+        "training": version("training"),
+        "augment": version("augment"),
+        "network": version(f"network {network['name']}"),
     }
 
 
+def used_prior_hash(prior: str | None) -> str | None:
+    """Hash of a generator for the record of a result; None where there is none."""
+    return None if prior in (None, "pixels") else prior_hash(prior)
+
+
 @dataclass(frozen=True)
-class ClassifierTask:
+class ClassifierTask(Task):
     """Train the classifier behind the selection metric."""
 
     data: DataSettings
     metric: MetricSettings
     phase = 0
 
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
         used = {"network": self.metric.network, "seed": self.metric.seed}
-        versions = classifier_versions(self.metric.network)
+        versions = classifier_versions(self.metric.network, version)
         return fingerprint(used, self.metric.training, data_hash(self.data), versions)
 
     @property
@@ -55,16 +83,23 @@ class ClassifierTask:
         """Estimate, in images that pass through a small network."""
         return self.metric.training.epochs * len(load_real(self.data).train.images)
 
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return store.classifier_file(self.key).is_file()
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """As `Task.place`."""
+        return store.classifier_file(self.key_of(version))
 
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
-        file = store.classifier_file(self.key)
+        watch, file = Stopwatch(device), store.classifier_file(self.key)
         state = file.with_suffix(".state")
+        resumed = state.is_file()
         network = train_metric_classifier(self.metric, load_real(self.data, device), state=state)
-        write_tensors(file, network.state_dict())
+        card = {
+            "settings": {"network": self.metric.network, "training": to_dict(self.metric.training)},
+            "provenance": watch.provenance()
+            | {"data_hash": data_hash(self.data), "seed": self.metric.seed, "resumed": resumed}
+            | self.declared(),
+        }
+        write_tensors(file, network.state_dict(), {"key": self.key, "card": json.dumps(card)})
         state.unlink(missing_ok=True)
 
 
@@ -77,7 +112,7 @@ def load_classifier(task: ClassifierTask, store: Store, device: str = "cpu") -> 
 
 
 @dataclass(frozen=True)
-class ExpertTask:
+class ExpertTask(Task):
     """Train one expert trajectory."""
 
     data: DataSettings
@@ -86,10 +121,9 @@ class ExpertTask:
     index: int
     phase = 0
 
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
-        return fingerprint(self.folder_key, self.index)
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
+        return expert_key(self.experts, self.network, load_real(self.data).train, self.index, version)
 
     @cached_property
     def folder_key(self) -> str:
@@ -101,9 +135,11 @@ class ExpertTask:
         """Estimate, in images that pass through a small network."""
         return 3 * self.experts.epochs * len(load_real(self.data).train.images)
 
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return expert_file(store.experts_folder(self.folder_key), self.index).is_file()
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """As `Task.place`."""
+        real = load_real(self.data).train
+        folder = experts_key(self.experts, self.network, real, version)
+        return expert_file(store.experts_folder(folder), self.index)
 
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
@@ -118,16 +154,15 @@ def expert_tasks(data: DataSettings, network: dict, experts: ExpertSettings) -> 
 
 
 @dataclass(frozen=True)
-class DistillTask:
+class DistillTask(Task):
     """Distil one set."""
 
     settings: DistillationSettings
     phase = 1
 
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
-        return self.settings.fingerprint
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
+        return self.settings.key_with(version)
 
     @property
     def classifier(self) -> ClassifierTask:
@@ -149,9 +184,9 @@ class DistillTask:
             return 12 * images * s.options.get("student_steps", 20)
         return 3 * real if s.objective == "dc" else real
 
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return (store.set_folder(self.key) / "card.json").is_file()
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """As `Task.place`."""
+        return store.set_folder(self.key_of(version)) / "card.json"
 
     @property
     def experts(self) -> list[ExpertTask]:
@@ -167,7 +202,7 @@ class DistillTask:
 
 
 @dataclass(frozen=True)
-class MeasureTask:
+class MeasureTask(Task):
     """Distances of the kept iterates of a run by several metrics, on the images that are evaluated.
 
     Metrics but the one that selected take their usual options. `accuracy` sees a part of the training images
@@ -182,11 +217,10 @@ class MeasureTask:
         """Metrics that are measured."""
         return [self.settings.metric.name, *self.settings.metric.compared]
 
-    @cached_property
-    def key(self) -> str:
-        """Fingerprint."""
-        versions = {name: METRICS.version(name) for name in self.names}
-        return fingerprint("distances", self.settings.fingerprint, versions)
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
+        versions = {name: version(f"metric {name}") for name in self.names}
+        return fingerprint("distances", self.settings.key_with(version), versions)
 
     @property
     def cost(self) -> float:
@@ -197,9 +231,9 @@ class MeasureTask:
         iterates = 1 + s.search.steps // s.search.select_every
         return sum(len(real.images) + iterates * calls.get(name, images) for name in self.names)
 
-    def done(self, store: Store) -> bool:
-        """Whether the result is there."""
-        return store.distances_file(self.key).is_file()
+    def place(self, store: Store, version: Versions = current) -> Path:
+        """As `Task.place`."""
+        return store.distances_file(self.key_of(version))
 
     def run(self, store: Store, device: str) -> None:
         """Compute and keep the result."""
@@ -221,9 +255,20 @@ class MeasureTask:
             "distances": distances,
             "by_class": [by_class(each, labels).tolist() for each in images],
             "seconds": seconds,
-            "provenance": watch.provenance(),
+            "provenance": watch.provenance() | self._source() | self.declared(),
         }
         write_json(store.distances_file(self.key), content)
+
+    def _source(self) -> dict[str, object]:
+        """What the distances are of, for their record."""
+        settings = self.settings
+        return {
+            "settings": {"metrics": self.names, "options": settings.metric.options},
+            "seed": settings.seed,
+            "data_hash": data_hash(settings.data),
+            "prior_hash": used_prior_hash(settings.prior),
+            "set": settings.fingerprint,
+        }
 
     def _metric(self, name: str, real: RealData, store: Store, device: str) -> Metric:
         task, settings = DistillTask(self.settings), self.settings

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hglad.augment import DSA, Augmentation
 from hglad.errors import HgladError
-from hglad.networks.chunks import accumulate_gradient, chunk_size
+from hglad.networks.chunks import accumulate_gradient, chunk_size, forward_size, limit_chunks, separable
 from hglad.networks.initialise import dropout_from
+from hglad.out_of_memory import within_memory
 from hglad.settings import fingerprint, later
 from hglad.training_state import SavedTraining
 
@@ -233,10 +234,28 @@ def train_epoch(
     """One pass over the images in random order; returns the loss of every step, (steps,)."""
     losses = []
     for batch, target in batches(images, labels, normalize, settings, generator):
-        optimizer.zero_grad()
-        losses.append(accumulate_gradient(network, batch, target, settings.precision))
+        losses.append(_backward(network, optimizer, batch, target, settings.precision))
         optimizer.step()
     return torch.stack(losses)
+
+
+TRAINING_MEND = "lower batch_size, the width of the network or the resolution"
+
+
+def _backward(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, precision: str
+) -> Tensor:
+    """`accumulate_gradient` from zero; where memory runs out, in smaller chunks from then on."""
+    usual = min(chunk_size(network, images), len(images))
+
+    def attempt(size: int) -> Tensor:
+        if size < usual:
+            limit_chunks(network, size)
+        optimizer.zero_grad()
+        return accumulate_gradient(network, images, labels, precision)
+
+    least = 1 if separable(network) else usual
+    return within_memory(attempt, usual, least, "training images", TRAINING_MEND)
 
 
 def batches(
@@ -281,11 +300,22 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 
 @torch.no_grad()
 def predict(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tensor:
-    """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode."""
-    device = next(network.parameters()).device
+    """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode.
+
+    At most `batch` images pass through the network together, fewer where their maps are large or memory runs
+    out.
+    """
     network.eval()
+    batch = min(batch, len(real.images))
+    least = 1 if separable(network) else batch
+    mend = "lower the width of the network or the resolution"
+    return within_memory(lambda size: _predicted(network, real, size), batch, least, "test images", mend)
+
+
+def _predicted(network: nn.Module, real: LabelledImages, batch: int) -> Tensor:
+    device = next(network.parameters()).device
     parts = (real.normalize(to_unit(part)).to(device) for part in real.images.split(batch))
-    chunks = (chunk for part in parts for chunk in part.split(chunk_size(network, part)))
+    chunks = (chunk for part in parts for chunk in part.split(forward_size(network, part)))
     return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
 
 

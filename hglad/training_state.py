@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hglad.errors import HgladError
 from hglad.networks.initialise import draws
-from hglad.storage import read_metadata, read_tensors, write_tensors
+from hglad.storage import read_metadata, read_tensors, spared, write_tensors
 
 SAVE_SECONDS = 60.0  # what a stop loses at most, beside the epoch under way
 
@@ -68,10 +68,11 @@ class SavedTraining:
         return found == own
 
     def save_when_due(self, epochs: int) -> None:
-        """Write the state after so many epochs, once a minute."""
+        """Write the state after so many epochs, once a minute; a full disk does not end the training."""
         if self.path is None or time.monotonic() - self.saved_at < SAVE_SECONDS:
             return
-        write_tensors(self.path, self._tensors(), {"key": self.key, "epochs": str(epochs)})
+        with spared(self.path):
+            write_tensors(self.path, self._tensors(), {"key": self.key, "epochs": str(epochs)})
         self.saved_at = time.monotonic()
 
     def _tensors(self) -> dict[str, Tensor]:

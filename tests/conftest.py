@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from hglad.data import DataSet, RealData, load_data
+from hglad.distillation import DistillationSettings
+from hglad.evaluation_task import EvaluateTask
+from hglad.experiments import plan
 from hglad.priors import save_prior
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
+from hglad.profile import Profile
+from hglad.profile_file import profile_from
+from hglad.results import Store
+from hglad.runner import required, run_all
+from hglad.tasks import DistillTask, MeasureTask, Task
+from hglad.versions import current
 
 torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
 
@@ -52,6 +61,50 @@ def prior_file(tiny_prior, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_profile(prior_file) -> Profile:
+    """Runs of a second: two objectives in pixels, one through a layer of the tiny generator."""
+    network = {"name": "convnet", "depth": 1, "width": 4}
+    training = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
+    mtt = {"options": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}}
+    return profile_from(
+        profile="tiny",
+        data={"name": "digits", "resolution": 8},
+        prior=prior_file,
+        surrogate={
+            "network": network,
+            "augmentation": "color_crop",
+            "batch_real": 8,
+            "objectives": {"dm": {}, "mtt": mtt | {"experts": {"count": 1, "epochs": 1}}},
+        },
+        search={"steps": 2, "layer": 2, "select_every": 1},
+        metric={"network": network, "training": training},
+        evaluation={"repeats": 1, "training": training, "full_set": training, "full_set_seeds": 1},
+        networks={"main": network},
+        sets={"objectives": ["dm"], "searches": ["pixels", "single"], "ipc": [1], "seeds": [0]},
+        studies={"matching_seeds": 1, "sweep_seeds": 0, "baselines": ["herding", "samples", "class_mean"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tiny_profile) -> list[Task]:
+    """Every kind of task: classifiers, experts, sets, distances, evaluations of sets and of baselines."""
+    settings = DistillationSettings.of(tiny_profile, "dm", "pixels", 1, 0, keep_iterates=True)
+    evaluations = [task for task in plan(tiny_profile) if isinstance(task, EvaluateTask)]
+    tasks = required([*evaluations, MeasureTask(settings)])
+    behind = [task for each in tasks if isinstance(each, DistillTask) for task in each.experts]
+    behind += [task.classifier for task in evaluations if task.classifier]
+    return list({task.key: task for task in (*behind, *tasks)}.values())
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_tasks, tmp_path_factory) -> Store:
+    """Results of all of them; tests do not change it."""
+    store = Store(tmp_path_factory.mktemp("tiny") / "results")
+    run_all(tiny_tasks, store, cores=1)
+    return store
+
+
+@pytest.fixture(scope="session")
 def kill_midway() -> Callable[..., bool]:
     """Start `target(*args)` in a fresh process, wait for `ready()`, then `delay` seconds, send SIGKILL.
 
@@ -78,13 +131,13 @@ def kill_midway() -> Callable[..., bool]:
 
 @pytest.fixture(scope="session")
 def check_golden() -> Callable[..., None]:
-    """Compare values with those kept for the present version of an algorithm, {version: values}."""
+    """Compare values with those kept for the present version of a component, {version: values}."""
 
-    def check(module: str, version: int, golden: dict[int, list[float]], found: list[float]) -> None:
-        path = f"hglad/{module}.py"
-        assert version in golden, f"{path} has VERSION {version}: add its values to this test, {found}"
+    def check(component: str, golden: dict[int | str, list[float]], found: list[float]) -> None:
+        version = current(component)
+        assert version in golden, f"{component} has version {version}: add its values to this test, {found}"
         assert found == pytest.approx(golden[version], rel=2e-3), (
-            f"results of {path} changed: raise VERSION there if this change is meant, and add {found}"
+            f"results of {component} changed: raise its VERSION if this change is meant, and add {found}"
         )
 
     return check

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hglad import baselines
-from hglad.baselines import class_mean, full_set, herding, k_center, samples
+from hglad.baselines import class_mean, full_set, herding, k_center, random_real, samples
 from hglad.data import RealData, load_data
 from hglad.distilled import DistilledSet, to_uint8
 from hglad.errors import HgladError
@@ -218,3 +218,15 @@ def test_a_saved_full_set_keeps_its_values(tmp_path):
         each.save(tmp_path / name)
     assert torch.equal(DistilledSet.load(tmp_path / "uint8").images, full.images)
     assert (tmp_path / "uint8/grid.png").read_bytes() == (tmp_path / "float/grid.png").read_bytes()
+
+
+# Sum of the images weighted by their place, of every kind of set.
+GOLDEN = {1: [194.48228, 97.439919, 292.41846, 289.47263, 327.13898, 324.92630, 618929.0]}
+
+
+def test_golden_values_of_the_baselines(check_golden, few_digits, network, tiny_prior):
+    drawn = [samples(tiny_prior, torch.arange(10), 2, 3, average) for average in (1, 5)]
+    chosen = [select(few_digits, 3, network) for select in SELECTIONS]
+    sets = [random_real(few_digits, 2, 3), class_mean(few_digits), *chosen, *drawn]
+    found = [(s.images * torch.linspace(0, 1, s.images.numel()).view_as(s.images)).sum().item() for s in sets]
+    check_golden("baselines", GOLDEN, [*found, full_set(few_digits).images.double().sum().item()])

@@ -3,20 +3,25 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from hglad.book import _stage as stage
+from hglad.book import build
 from hglad.cli import main
 from hglad.experiments import metric_ablation
 from hglad.priors import load_prior
-from hglad.profile import read_profile
+from hglad.profile_file import read_profile
+from hglad.provenance import commit
 from hglad.results import Store
+from hglad.storage import read_json
+from hglad.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADING = {  # attributes that make a browser fetch something when the page opens
@@ -83,12 +88,7 @@ def config() -> dict:
 @pytest.fixture(scope="module")
 def html(tmp_path_factory) -> Path:
     """Folder of a strict build: a warning of any kind fails it."""
-    out = tmp_path_factory.mktemp("book")
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(ROOT)]
-    command += ["--path-output", str(out), "-W", "-n", "--keep-going"]
-    build = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert build.returncode == 0, build.stdout[-4000:] + build.stderr[-4000:]
-    return out / "_build" / "html"
+    return build("digits", out=tmp_path_factory.mktemp("book")).parent
 
 
 def pages(html: Path) -> list[Path]:
@@ -194,6 +194,34 @@ def test_a_link_to_a_figure_finds_it_in_its_cell(html):
     assert len(cells) > 10
     for page, name, cell in cells:
         assert cell is not None and len(cell.select("img")) == 1, f"{page}: {name}"
+
+
+def test_every_page_with_results_can_be_traced(html):
+    notebooks = sorted((ROOT / "book" / "results").glob("*/*.ipynb"))
+    for notebook in notebooks:
+        page = (html / notebook.relative_to(ROOT)).with_suffix(".html")
+        assert trace(page) | {"path": ""} == trace(notebook) | {"path": ""}
+        assert trace(page)["older"] == [] and "Made by older algorithm code" not in page.read_text()
+    assert len(notebooks) == len(read_json(html / "provenance.json")["pages"])
+    text = trace(html / "book" / "search.html")
+    assert text["kind"] == "page" and text["commit"] == commit()["commit"]
+
+
+def test_a_page_of_older_algorithms_says_so(monkeypatch, tmp_path):
+    """Only in what the book is built from: the notebook itself stays as it was executed."""
+    name = Path("book/results/digits/02_hierarchical_search.ipynb")
+    monkeypatch.setattr(import_module("hglad.objectives.dm"), "VERSION", 2)
+    stage(tmp_path, ROOT / name.parent, "digits")
+    staged, own = (nbformat.read(folder / name, as_version=4) for folder in (tmp_path, ROOT))
+    title, *rest = own.cells[0].source.split("\n")
+    note = "Made by older algorithm code: objective dm version 1, now 2. "
+    note += "`hglad run configs/digits.yaml` renews the results."
+    assert staged.cells[0].source.split("\n") == [title, "", "```{warning}", note, "```", "", *rest]
+    assert staged.cells[1:] == own.cells[1:]
+    random = Path("book/results/cifar10-random/01_glad_baseline.ipynb")
+    assert ("objective dm" in trace(ROOT / random)["algorithms"]) == (
+        note[:20] in (tmp_path / random).read_text()
+    )
 
 
 def test_equations_are_typeset_by_the_vendored_script(html):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hglad.networks import chunks, create_network
-from hglad.networks.chunks import accumulate_gradient, chunk_size, separable
+from hglad.networks.chunks import accumulate_gradient, chunk_size, forward_size, limit_chunks, separable
 from hglad.objectives.derivatives import use_batch_statistics
 
 
@@ -66,6 +66,27 @@ def test_statistics_of_the_batch_ask_for_it_whole_in_evaluation_too(monkeypatch)
 
 def test_a_batch_on_another_device_is_left_whole():
     assert chunk_size(convnet(), torch.empty(5000, 1, 8, 8, device="meta")) == 5000
+
+
+def test_on_another_device_large_maps_pass_without_a_graph_in_parts():
+    """512 images of 256 px: each map of a ConvNet of width 128 has 33.5 MB an image."""
+    images = torch.empty(512, 3, 256, 256, device="meta")
+    network = create_network("convnet", (3, 256, 256), 10, depth=6, width=128).to("meta")
+    assert forward_size(network.eval(), images) == 32
+    assert forward_size(network, images[:8]) == 8
+    small = create_network("convnet", (3, 32, 32), 10, depth=3, width=128).to("meta").eval()
+    assert forward_size(small, torch.empty(512, 3, 32, 32, device="meta")) == 512
+    mixing = create_network("convnet", (3, 256, 256), 10, depth=6, width=128, norm="batch").to("meta")
+    assert forward_size(mixing.train(), images) == 512
+
+
+def test_a_limit_holds_for_networks_that_treat_each_image_alone():
+    network, mixing = convnet(), convnet(norm="batch")
+    for each in (network, mixing):
+        limit_chunks(each, 3)
+    assert chunk_size(network, batch(30)) == forward_size(network, batch(30)) == 3
+    assert chunk_size(network, torch.empty(30, 1, 8, 8, device="meta")) == 3
+    assert chunk_size(mixing.train(), batch(30)) == 30
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["classes", "soft labels"])

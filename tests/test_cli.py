@@ -18,7 +18,8 @@ from PIL import Image
 
 from hglad import __version__, evaluation
 from hglad.baselines import random_real
-from hglad.cli import EXPERIMENT_NAMES, _parser, main
+from hglad.cli import _parser, main
+from hglad.cli.names import NAMES
 from hglad.data import available, load_data
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
@@ -86,21 +87,13 @@ def test_the_commands_that_others_rely_on():
 
 
 def test_help_names_the_experiments_that_exist():
-    assert set(EXPERIMENT_NAMES) == set(EXPERIMENTS)
+    assert set(NAMES["experiments"]) == set(EXPERIMENTS)
 
 
 def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"hglad {__version__}\n"
-
-
-@pytest.mark.parametrize("words", [[], ["distil"], ["distill"], ["evaluate", "a", "--data"]])
-def test_usage_errors_end_with_2(capsys, words):
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert "usage: hglad" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,9 +176,37 @@ def check_refusal(command: str, message: str, capsys) -> None:
     assert "Traceback" not in output.err + output.out
 
 
-def test_debug_lets_the_error_through(place):
-    with pytest.raises(HgladError, match="no data set"):
-        main(["--debug", "data", "check", "digit"])
+@pytest.mark.parametrize("line", ["--debug data check digit", "data check digit --debug"])
+def test_debug_before_or_after_the_command(place, line):
+    with pytest.raises(HgladError, match="no data set 'digit'"):
+        main(line.split())
+
+
+@pytest.mark.parametrize(("error", "text"), [
+    (ValueError("a\nbug"), "unexpected ValueError: a bug; run again with --debug for the traceback, and"),
+    (MemoryError(), "unexpected MemoryError; run again with --debug"),
+    (OSError(28, "No space left"), "unexpected OSError: [Errno 28] No space left; run again"),
+])  # fmt: skip
+def test_what_nobody_expected_is_one_line_as_well(monkeypatch, capsys, error, text):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("hglad.data.available", fail)
+    assert main(["data", "list"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"hglad: {text}")
+    assert captured.err.count("\n") == 1
+    with pytest.raises(type(error)):
+        main(["data", "list", "--debug"])
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """As `hglad completion bash | head -1`: more than a pipe holds, and the other end is closed."""
+    words = [sys.executable, "-m", "hglad", "completion", "bash"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stdout.close()
+        assert run.stderr.read() == b""
+        assert run.wait(30) == 1
 
 
 def test_the_program_itself(tmp_path):
@@ -361,7 +382,7 @@ def test_each_network_is_a_line(foreign, capsys):
         ("theirs.pt --lr 0", "lr is 0.0; give a positive number"),
         ("theirs.pt --experiment 1", "experiment is 1, but the file holds a single set: leave it out"),
         ("theirs.pt --device tpu", "unknown device 'tpu': expected cpu or cuda"),
-        ("normalised.pt", "expected about 0 to 1; pass normalised=True"),
+        ("normalised.pt", "expected about 0 to 1; give --normalised"),
         ("normalised.pt --mean 0.5", "--mean and --std go together"),
         ("normalised.pt --std 0.5", "--mean and --std go together"),
         ("normalised.pt --mean a --std b", "--mean and --std are a and b: expected numbers such as 0.49"),
@@ -482,17 +503,11 @@ def test_layers_of_a_generator_are_listed(capsys):
 
 @pytest.mark.slow
 def test_a_terminated_run_leaves_no_process_behind(place):
-    profile = tiny_profile() | {"prior": "digits-16"}
-    profile["search"]["steps"] = 100_000
-    profile["studies"].pop("families")
+    profile = tiny_profile()
+    profile["surrogate"]["objectives"] = {"mtt": {"experts": {"count": 2, "epochs": 5000}}}
     Path("long.yaml").write_text(yaml.safe_dump(profile))
     code = "import sys; from hglad.cli import main; sys.exit(main())"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        *["run", "long.yaml", "--cores", "2", "--results", "r", "--only", "glad_baseline"],
-    ]
+    command = [sys.executable, "-c", code, "experts", "long.yaml", "--cores", "2", "--results", "r"]
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
         until(lambda: len(members(run.pid)) >= 3 or run.poll() is not None, 100)  # it and its two workers

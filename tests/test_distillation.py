@@ -18,7 +18,8 @@ from hglad.errors import HgladError
 from hglad.metrics import create_metric
 from hglad.priors import load_prior, prior_hash, save_prior
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.profile import MetricSettings, SurrogateSettings, profile_from
+from hglad.profile import MetricSettings, SurrogateSettings
+from hglad.profile_file import profile_from
 from hglad.stages import SearchSettings
 from hglad.storage import read_metadata, read_tensors, write_tensors
 from hglad.training import TrainingSettings
@@ -204,6 +205,7 @@ WORDS = {
     "labels": (0,), "features": "gaussian", "precision": "bfloat16", "latent_stage": True,
     "shares": (1.0, 2.0), "stage_lr_f": (0.1, 0.2), "stage_lr_w": (0.1, 0.2), "budget": "flops",
     "stage_start": "last", "styles": "frozen", "nan_to_zero": False, "normalise_generated": False,
+    "momentum": 0.9,
 }  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 import hashlib
 import http.server
 import json
+import multiprocessing
 import os
 import random
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,105 @@ def test_a_place_that_cannot_be_written(server, path):
     path.parent.write_text("a file")
     with pytest.raises(HgladError, match=r"cannot write .*net\.pkl: File exists"):
         fetch(server.address, path)
+
+
+# Kills in the middle
+
+FORK = multiprocessing.get_context("fork")
+LENGTH = 20_000_000  # bytes of what is sent slowly
+
+
+class Slow(Handler):
+    """Sends in small pieces, for about two seconds in all."""
+
+    def setup(self):
+        super().setup()
+        self.wfile = Trickle(self.wfile)
+
+
+class Trickle:
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, content: bytes) -> None:
+        for start in range(0, len(content), 100_000):
+            self.file.write(content[start : start + 100_000])
+            time.sleep(0.01)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def serve(port: int, content: bytes) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Slow) as server:
+        server.content, server.tag, server.asked = content, '"first"', []
+        server.ranges, server.careless, server.states_length, server.breaks_at = True, False, True, None
+        server.serve_forever(0.01)
+
+
+def started(target, *arguments) -> multiprocessing.Process:
+    process = FORK.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def kill_when(process, ready) -> None:
+    deadline = time.monotonic() + 20
+    while not ready():
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def fetch_in_silence(address: str, path: Path, results) -> None:
+    try:
+        fetch(address, path, show=False)
+        results.put("done")
+    except HgladError as error:
+        results.put(str(error))
+
+
+def test_a_server_and_a_download_that_are_killed_in_the_middle(path):
+    """First the server, then the download itself; the third try asks for what is missing and has it all."""
+    content, results = random.Random(1).randbytes(LENGTH), FORK.SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, part = f"http://127.0.0.1:{port}/net.pkl", path.with_name("net.pkl.part")
+
+    def arrived(count: int) -> bool:
+        return part.is_file() and part.stat().st_size >= count
+
+    server = started(serve, port, content)
+    while not answers(port):
+        time.sleep(0.01)
+    download_process = started(fetch_in_silence, address, path, results)
+    kill_when(server, lambda: arrived(2**20))
+    download_process.join()
+    line = results.get()
+    assert f"the same command goes on from {part.stat().st_size} bytes" in line and "\n" not in line
+    server = started(serve, port, content)
+    while not answers(port):
+        time.sleep(0.01)
+    before = part.stat().st_size
+    assert before < LENGTH
+    kill_when(started(fetch_in_silence, address, path, results), lambda: arrived(before + 2**20))
+    assert before < part.stat().st_size < LENGTH and not path.exists()
+    fetch(address, path, show=False)
+    server.kill()
+    server.join()
+    check_complete(path, content)
+
+
+def test_a_damaged_note_about_a_download_starts_it_again(server, path):
+    cut(server, path)
+    path.with_name("net.pkl.part.json").write_text('{"address": "htt')
+    fetch(server.address, path)
+    check_complete(path)
+    assert server.asked == [None, None]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,11 +16,12 @@ from joblib.externals.loky import get_reusable_executor
 from hglad import evaluation as evaluation_module
 from hglad.ablations import RELEASED, audit
 from hglad.data import DataSettings
-from hglad.distillation import load_real
+from hglad.distillation import data_hash, load_real
 from hglad.errors import HgladError
-from hglad.evaluation_task import EvaluateTask
+from hglad.evaluation_task import EvaluateTask, marks_by_key
 from hglad.experiments import (
     EXPERIMENTS,
+    Experiment,
     experiments_of,
     layer_count,
     layer_names,
@@ -28,12 +30,13 @@ from hglad.experiments import (
 from hglad.laboratory import Laboratory
 from hglad.metrics import create_metric
 from hglad.paths import PROJECT
-from hglad.profile import Profile, profile_from, read_profile
+from hglad.profile import Profile
+from hglad.profile_file import profile_from, read_profile
 from hglad.results import Store
-from hglad.runner import _missing as missing_tasks
-from hglad.runner import required, run_all
-from hglad.storage import read_json
-from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, load_classifier
+from hglad.runner import missing_tasks, required, run_all
+from hglad.settings import fingerprint
+from hglad.storage import read_json, write_json
+from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, classifier_versions, load_classifier
 from hglad.training import confusion_matrix
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
@@ -493,7 +496,7 @@ def test_a_baseline_that_is_missing_brings_its_classifier_and_shares_none_with_a
     assert set().union(*classifiers.values()) <= wanted
     for task in selecting:
         store.evaluation_file(task.key).parent.mkdir(parents=True, exist_ok=True)
-        store.evaluation_file(task.key).write_text("{}")
+        store.evaluation_file(task.key).write_text('{"rows": []}\n')
     assert missing_tasks(selecting, store) == []
 
 
@@ -521,7 +524,7 @@ def test_a_baseline_follows_its_own_sources(baseline_profile, change, changes):
 
 @pytest.mark.parametrize(
     ("module", "changes"),
-    [("baselines", set(UNTRAINED)), ("priors.stylegan_xl", {"samples", "samples_averaged"})],
+    [("baselines", {*UNTRAINED, "random", "full"}), ("priors.stylegan_xl", {"samples", "samples_averaged"})],
 )
 def test_baselines_follow_the_versions_of_what_makes_them(baseline_profile, monkeypatch, module, changes):
     methods = (*UNTRAINED, "random", "full", "pixels")
@@ -530,6 +533,46 @@ def test_baselines_follow_the_versions_of_what_makes_them(baseline_profile, monk
     assert {
         method for method in methods if baseline(baseline_profile, method).key != before[method]
     } == changes
+
+
+def test_the_first_version_of_the_baselines_is_no_part_of_the_keys_that_had_none(baseline_profile):
+    """Kept as it was before random images and the full set had a version."""
+    for method in ("random", "full"):
+        task = baseline(baseline_profile, method)
+        source = [data_hash(task.data), task.seed]
+        assert task.key == fingerprint(
+            source, method, task.ipc, task.network, task.options, task.repeats, task.training, False,
+            classifier_versions(task.options),
+        )  # fmt: skip
+
+
+# Marks of the rows, which each table gives
+
+
+def test_tables_that_share_an_evaluation_see_their_own_marks(profile, family, undisturbed, tmp_path):
+    """One run stands in several tables; it was computed for one of them, whichever came first."""
+    usual = EXPERIMENTS["hierarchical_search"](profile).evaluations[0]
+    marks = {"variant": "a part", "generator": "another", "augmentation": "crop"}
+    marked = replace(usual, **marks)
+    store = Store(tmp_path)
+    for first in (usual, marked):
+        content = read_json(undisturbed.evaluation_file(usual.key))
+        content["rows"] = [row | first.marks for row in content["rows"]]
+        write_json(store.evaluation_file(usual.key), content)
+        rows = Experiment(profile, [usual]).rows(store)
+        assert not rows.columns.intersection(list(marks)).size and list(rows)[:5] == list(usual.marks)
+        rows = Laboratory(profile, store, Experiment(profile, variants=[usual, marked])).variant_rows
+        assert rows.groupby("variant", dropna=False).size().to_dict() == {"a part": 2, np.nan: 2}
+        swept = Experiment(profile, [usual], families={family: [marked]})
+        sweep, _ = Laboratory(profile, store, swept).sweeps()[family]
+        assert set(sweep["generator"].dropna()) == {"another"}
+
+
+def test_rows_of_a_profile_have_the_marks_of_its_plan(profile, undisturbed):
+    evaluations = of_kind(plan(profile), EvaluateTask)
+    pd.testing.assert_frame_equal(
+        undisturbed.rows(marks_by_key(evaluations)), undisturbed.rows([task.key for task in evaluations])
+    )
 
 
 # What each setting changes, and what stays valid

@@ -273,7 +273,7 @@ def test_draws_follow_from_the_generator(folder):
 
 
 def test_golden_values_of_the_experts(folder, check_golden):
-    check_golden("experts", experts.VERSION, GOLDEN, [flat(Experts(folder).weights(0, 4)).norm().item()])
+    check_golden("experts", GOLDEN, [flat(Experts(folder).weights(0, 4)).norm().item()])
 
 
 def test_experts_of_other_settings_are_refused(folder, few_digits):

@@ -8,8 +8,8 @@ from pyarrow import parquet
 from result_frames import PROVENANCE, THREE_SEEDS, cell_rows, keep_rows
 
 from hglad.cli import main
-from hglad.export import DESCRIPTION, export_rows
 from hglad.results import Store
+from hglad.sharing.rows import DESCRIPTION, export_rows
 
 TRAINING, NETWORK = {"epochs": 5, "ema_decay": None}, {"name": "convnet", "width": 8}
 

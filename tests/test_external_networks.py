@@ -20,7 +20,7 @@ from hglad.networks.chunks import CACHE, chunk_size, separable
 from hglad.networks.initialise import dropout_from
 from hglad.objectives.derivatives import Derivatives, double_backward, forward_over_reverse
 from hglad.objectives.dm import DistributionMatching
-from hglad.profile import profile_from, read_profile
+from hglad.profile_file import profile_from, read_profile
 from hglad.settings import to_dict
 from hglad.tasks import ClassifierTask
 from hglad.training import TrainingSettings
@@ -372,3 +372,21 @@ def test_class_activation_maps_of_a_model_of_a_library(digits_32):
     network = create_network("timm:test_resnet", digits_32.train.image_shape, 10)
     maps = activation_maps(network, images(3, channels=1), torch.arange(3), digits_32.train.normalize)
     assert maps.dim() == 3 and maps.amax() == 1
+
+
+# Root mean square of the logits, then the mean class under a sharp softmax of them.
+GOLDEN = {
+    "torchvision:resnet18": {"1 (torchvision 0.26.0)": [0.4475515, 3.849263, 4.984391, 3.916381]},
+    "timm:test_vit": {"1 (timm 1.0.31)": [0.1709606, 4.12641, 2.37589, 2.975189]},
+}
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:test_vit"])
+def test_golden_values_of_the_libraries_networks(check_golden, name):
+    if (version := NETWORKS.version(name)) not in GOLDEN.get(name, {}) and version.startswith("1 "):
+        pytest.skip(f"no values for this release: {version}")
+    network = create_network(name, (1, 32, 32), 10, generator=seeded(1)).eval()
+    with torch.no_grad():
+        logits = network(torch.randn(3, 1, 32, 32, generator=seeded(2)))
+    classes = (5 * logits / logits.std()).softmax(dim=1) @ torch.arange(10.0)
+    check_golden(f"network {name}", GOLDEN[name], [logits.square().mean().sqrt().item(), *classes.tolist()])

@@ -248,3 +248,24 @@ def test_width_scales_the_channels(name):
     assert 0.2 < half / full < 0.3
     with pytest.raises(HgladError, match="width is 0; give a factor above 0"):
         create_network(name, (3, 32, 32), width=0)
+
+
+# Root mean square of embedding and logits, then the mean class under a sharp softmax of the logits.
+GOLDEN = {
+    "alexnet": {1: [0.03308424, 0.01636074, 1.865778, 0.488251, 1.372824]},
+    "convnet": {1: [0.508954, 0.389095, 6.132091, 5.557779, 6.970749]},
+    "resnet18": {1: [0.8374516, 0.5829028, 7.805048, 7.881312, 7.809184]},
+    "vgg11": {1: [1.32775, 0.7549554, 0.001542882, 0.001678544, 0.001281936]},
+    "vit": {1: [0.9999979, 0.5809399, 5.18766, 5.235085, 5.236885]},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS.names())
+def test_golden_values_of_the_networks(check_golden, name):
+    network = create_network(name, (3, 32, 32), 10, generator=seeded(1)).eval()
+    images = torch.randn(3, 3, 32, 32, generator=seeded(2))
+    with torch.no_grad():
+        embedding, logits = network.embed(images), network(images)
+    classes = (5 * logits / logits.std()).softmax(dim=1) @ torch.arange(10.0)
+    found = [x.square().mean().sqrt().item() for x in (embedding, logits)] + classes.tolist()
+    check_golden(f"network {name}", GOLDEN.get(name, {}), found)

@@ -4,6 +4,7 @@ import ast
 import base64
 import io
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -15,8 +16,10 @@ import yaml
 from hglad.ablations import PAPER, RELEASED
 from hglad.errors import HgladError
 from hglad.labels import LABELS, objective_label
-from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all
+from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
 from hglad.paths import PROJECT
+from hglad.results import Store
+from hglad.trace import commit_text, record_of, trace
 
 NAMES = [
     "00_matching_objectives",
@@ -303,13 +306,64 @@ def test_second_execution_has_nothing_to_do(smoke, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["03_metric_ablation", "04_cross_architecture", "06_baselines"])
 def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, name, monkeypatch, tmp_path):
-    monkeypatch.setenv("HGLAD_RESULTS", str(smoke / "results"))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.chdir(tmp_path)
-    parameters = yaml.safe_load(SMOKE.read_text())
-    again = tmp_path / "again.ipynb"
-    execute(TEMPLATES / f"{name}.ipynb", parameters, again)
+    execute_one(SMOKE, smoke / "results", tmp_path, f"{name}.ipynb")
+    again = tmp_path / f"{name}.ipynb"
     assert again.read_bytes() == (smoke / "notebooks" / f"{name}.ipynb").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_copy_says_which_results_it_shows(smoke):
+    shown, store = set(), Store(smoke / "results")
+    for name in NAMES:
+        found = trace(smoke / "notebooks" / f"{name}.ipynb")
+        assert found["profile"] == "smoke" and found["older"] == []
+        records = [record_of(result_place(store, key)) for key in found["results"]]
+        assert {commit_text(record) for record in records} <= set(found["commits"])
+        assert {record["data_hash"] for record in records} == set(found["data_hash"])
+        for record in records:
+            assert record["algorithms"].items() <= found["algorithms"].items()
+        shown |= set(found["results"])
+    assert shown == {
+        path.stem for kind in ("evaluations", "distances") for path in (store.root / kind).glob("*.json")
+    }
+
+
+def result_place(store: Store, key: str) -> Path:
+    files = (store.evaluation_file(key), store.distances_file(key))
+    return next(file for file in files if file.is_file())
+
+
+@pytest.mark.slow
+def test_a_copy_is_stale_when_what_it_shows_has_changed(smoke, tmp_path):
+    results, out = tmp_path / "results", tmp_path / "notebooks"
+    shutil.copytree(smoke / "results", results)
+    shutil.copytree(smoke / "notebooks", out)
+    assert stale(SMOKE, results, out) == []
+    assert stale(SMOKE, results, out, everything=True) == [f"{name}.ipynb" for name in NAMES]
+    own = min({*trace(out / f"{NAMES[5]}.ipynb")["results"]} - others_show(out, NAMES[5]))
+    file = Store(results).evaluation_file(own)
+    content = file.read_text()
+    file.write_text(content.replace('"seconds"', '"seconds" '))
+    assert stale(SMOKE, results, out) == [f"{NAMES[5]}.ipynb"]
+    file.unlink()
+    assert stale(SMOKE, results, out) == [f"{NAMES[5]}.ipynb"]
+    file.write_text(content)
+    (out / f"{NAMES[1]}.ipynb").unlink()
+    (out / f"{NAMES[4]}.ipynb").write_bytes((TEMPLATES / f"{NAMES[4]}.ipynb").read_bytes())
+    assert stale(SMOKE, results, out) == [f"{NAMES[1]}.ipynb", f"{NAMES[4]}.ipynb"]
+
+
+def others_show(out: Path, name: str) -> set[str]:
+    paths = [path for path in out.glob("*.ipynb") if path.stem != name]
+    return {key for path in paths for key in trace(path)["results"]}
+
+
+def test_a_notebook_that_the_profile_does_not_have_is_a_clear_error(tmp_path):
+    with pytest.raises(
+        HgladError, match="no notebook '05_paper.ipynb': did you mean '05_paper_vs_code.ipynb'"
+    ):
+        execute_one(SMOKE, tmp_path, tmp_path, "05_paper.ipynb")
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 import ast
 import re
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -14,7 +15,8 @@ from hglad.errors import HgladError
 from hglad.experiments import EXPERIMENTS, experiments_of
 from hglad.paths import PROJECT, results_folder
 from hglad.priors.train import PriorSettings, read_prior_settings
-from hglad.profile import Profile, profile_from, read_profile
+from hglad.profile import ObjectiveSettings, Profile
+from hglad.profile_file import profile_from, read_profile
 from hglad.settings import to_dict
 from hglad.stages import KINDS, SearchSettings
 from hglad.training import TrainingSettings
@@ -22,6 +24,7 @@ from hglad.training import TrainingSettings
 PROFILES = sorted((PROJECT / "configs").glob("*.yaml"))
 DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())
 NO_BASELINES = {"baselines": [], "augmentations": []}
+NO_GENERATOR = NO_BASELINES | {"sweep_seeds": 0, "families": []}
 
 
 def changed(key: str, value: object) -> dict:
@@ -121,6 +124,27 @@ def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
         ("studies.sweep_seeds", -1, "studies.sweep_seeds has -1: expected whole numbers of at least 0"),
         ("data", "digits", "data is 'digits': expected a mapping of keys to values"),
         ("data.resolution", "16 px", "data.resolution is '16 px' (str): expected int"),
+        ("surrogate.network.depth", "3", "surrogate.network.depth is '3' (str): expected int"),
+        ("surrogate.augmentation", "colour", "surrogate.augmentation: unknown augmentation strategy"),
+        ("surrogate.objectives.dc.augmentation", "flap", "surrogate.objectives.dc.augmentation: unknown"),
+        ("surrogate.objectives.dm.ipc", [0], "surrogate.objectives.dm.ipc has 0: expected whole numbers of"),
+        ("metric.options", {"layer": "last"}, "metric.options.layer is 'last' (str): expected int"),
+        ("metric.seed", -1, "metric.seed has -1: expected whole numbers of at least 0"),
+        ("metric.compared", ["feature", "feature"], "metric.compared has 'feature' twice"),
+        ("metric.training.lr", 0, "metric.training: the training setting lr is 0.0; give a positive number"),
+        ("evaluation.full_set.epochs", 0, "evaluation.full_set: the training setting epochs"),
+        ("evaluation.protocol", "glat", "evaluation.protocol: unknown evaluation protocol 'glat': did you"),
+        ("networks", {3: {"name": "convnet"}}, "networks has the key 3 (int): expected text, in quotes"),
+        ("search.average", 0, "search.average is 0: expected at least 1"),
+        ("search.momentum", 1.0, "search.momentum is 1.0: expected a number from 0 to below 1"),
+        ("search.lr_features", -1.0, "search.lr_features is -1.0: expected 0 or a positive number"),
+        ("search.lr_weights", float("inf"), "search.lr_weights is inf: expected 0 or a positive number"),
+        ("search.start", "zeros", "search.start is 'zeros': expected real or noise"),
+        ("search.layer", -2, "search.layer is -2: expected a split point, 0 or more"),
+        ("search.labels", [1, -1], "search.labels is [1, -1]: expected numbers from 0"),
+        ("surrogate.objectives.mtt.experts.count", 0, "surrogate.objectives.mtt.experts: experts.count is 0"),
+        ("sets.seeds", [0, 1, 0], "sets.seeds has 0 twice: expected every value once"),
+        ("studies.augmentations", ["flip", "flip"], "studies.augmentations has 'flip' twice"),
     ],
 )  # fmt: skip
 def test_bad_values_are_named_with_their_file_in_one_line(tmp_path, key, value, message):
@@ -153,6 +177,63 @@ def test_unreadable_files_are_named_in_one_line(tmp_path, content, message):
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("profile: a\nsearch:\n  steps: 3\n  steps: 4\n")
+    with pytest.raises(HgladError, match="the key 'steps' is there twice: remove one.*line 3"):
+        read_profile(path)
+
+
+def leaves(cls: type, where: str = "") -> list[tuple[str, object]]:
+    """Dotted key and type of every setting that a profile reaches, groups included."""
+    found = []
+    for name, hint in get_type_hints(cls).items():
+        found.append((where + name, hint))
+        inner = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
+        found += leaves(inner, f"{where}{name}.") if inner else []
+    return found
+
+
+LEAVES = leaves(Profile) + leaves(ObjectiveSettings, "surrogate.objectives.mtt.")
+SETS_LEAVES = [(f"sets.{key}", list) for key in ("objectives", "searches", "ipc", "seeds")]
+
+
+def test_the_walk_over_the_settings_reaches_every_group():
+    groups = {key.rpartition(".")[0] for key, _ in LEAVES}
+    assert groups >= {
+        "", "data", "surrogate", "search", "metric", "metric.training", "evaluation", "evaluation.training",
+        "evaluation.full_set", "studies", "surrogate.objectives.mtt", "surrogate.objectives.mtt.experts",
+    }  # fmt: skip
+
+
+WRONG = ({"a": "mapping"}, ["a list"], "a text", 0.5, True)
+
+
+def accepts(hint: object, value: object) -> bool:
+    """Whether a value may stand where a setting of this type is expected."""
+    kinds = [get_origin(each) or each for each in (hint, *get_args(hint))]
+    if isinstance(value, list):
+        return list in kinds or (tuple in kinds and str in kinds)
+    mapping = any(kind is dict or is_dataclass(kind) for kind in kinds)
+    return (isinstance(value, dict) and mapping) or type(value) in kinds
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key, hint in LEAVES + SETS_LEAVES for value in WRONG if not accepts(hint, value)],
+)
+def test_a_value_of_another_type_is_named_with_its_key(key, value):
+    values = deepcopy(DIGITS)
+    *groups, last = key.split(".")
+    group = values
+    for name in groups:
+        group = group.setdefault(name, {})
+    group[last] = value
+    with pytest.raises(HgladError) as caught:
+        profile_from(**values)
+    assert key in str(caught.value) and "expected" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_folder_of_results(monkeypatch, tmp_path):
@@ -270,7 +351,7 @@ def test_settings_of_an_objective_change_only_its_own_runs():
 
 
 def test_a_profile_without_a_prior_has_pixels_only():
-    without = DIGITS | {"prior": None, "studies": DIGITS["studies"] | NO_BASELINES}
+    without = DIGITS | {"prior": None, "studies": DIGITS["studies"] | NO_GENERATOR}
     with pytest.raises(HgladError, match="without a prior: expected \\['pixels'\\]"):
         profile_from(**without)
     profile = profile_from(**without | {"sets": DIGITS["sets"] | {"searches": ["pixels"]}})
@@ -281,7 +362,7 @@ def test_a_profile_without_a_prior_has_pixels_only():
 
 def test_without_searches_there_are_baselines_only():
     surrogate = DIGITS["surrogate"] | {"objectives": {}}
-    studies = DIGITS["studies"] | {"baselines": ["herding", "class_mean"], "families": []}
+    studies = DIGITS["studies"] | NO_GENERATOR | {"baselines": ["herding", "class_mean"]}
     without = DIGITS | {"surrogate": surrogate, "sets": DIGITS["sets"] | {"searches": []}}
     profile = profile_from(**without | {"prior": None, "studies": studies})
     assert experiments_of(profile) == ["baselines"]

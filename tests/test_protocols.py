@@ -9,7 +9,8 @@ import yaml
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
-from hglad.profile import Profile, profile_from, read_profile
+from hglad.profile import Profile
+from hglad.profile_file import profile_from, read_profile
 from hglad.protocols import PROTOCOLS, protocol
 from hglad.training import TrainingSettings
 

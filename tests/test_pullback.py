@@ -63,6 +63,27 @@ def test_the_budget_decides_how_many_images_go_together(tiny_prior, latents, mon
     assert run.parts == {2: 4}
 
 
+def test_a_bound_holds_for_the_graph_and_for_images_alone(tiny_prior, latents, gradient):
+    whole, bounded = Pullback(tiny_prior), Pullback(tiny_prior)
+    bounded.most, given, decode = 4, [], tiny_prior.decode
+
+    class Noting:
+        layers, state_dict = tiny_prior.layers, tiny_prior.state_dict
+
+        def decode(self, latents, layer):
+            given.append(len(latents))
+            return decode(latents, layer)
+
+    bounded.prior = Noting()
+    torch.testing.assert_close(bounded.images(latents, 2), whole.images(latents, 2))
+    assert given == [4, 4, 2]
+    _, pull = bounded(latents, 2)
+    found, expected = pull(gradient).tensors(), whole(latents, 2)[1](gradient).tensors()
+    assert max(given) == 4
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_the_graph_keeps_what_it_says(tiny_prior, latents):
     """A frozen generator's own tensors are shared by all images, and do not count."""
     run = Pullback(tiny_prior)

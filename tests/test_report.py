@@ -17,7 +17,8 @@ from hglad.distilled import to_uint8
 from hglad.experiments import baselines, cross_architecture, glad_baseline
 from hglad.labels import LABELS
 from hglad.laboratory import Laboratory
-from hglad.profile import Profile, profile_from
+from hglad.profile import Profile
+from hglad.profile_file import profile_from
 from hglad.results import Store
 from hglad.runner import run_all
 from hglad.training import GLAD_PROTOCOL
@@ -34,7 +35,7 @@ SETTINGS = {
     "networks": {"main": NETWORK, "other": NETWORK | {"width": 3}},
     "sets": {"objectives": ["dm"], "searches": ["pixels", "single"], "ipc": [1, 2], "seeds": [0, 1]},
     "studies": {
-        "sweep_seeds": 1, "cross_seeds": 2, "baselines": ["herding", "class_mean", "samples"],
+        "sweep_seeds": 1, "baselines": ["herding", "class_mean", "samples"],
         "augmentations": ["", "crop_scale"],
     },
 }  # fmt: skip
@@ -43,7 +44,8 @@ REAL = {"random", "herding", "k_center"}  # methods whose images are real ones
 
 @pytest.fixture(scope="module")
 def profile(prior_file) -> Profile:
-    return profile_from(**SETTINGS, prior=prior_file)
+    made = profile_from(**SETTINGS, prior=prior_file)
+    return replace(made, studies=replace(made.studies, cross_seeds=2))  # without the hierarchical search
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def numbers_of(html: str) -> tuple[str, pd.DataFrame]:
 def shown(monkeypatch) -> list:
     """What is displayed before the value of the cell."""
     found = []
-    monkeypatch.setattr(report, "display", found.append)
+    monkeypatch.setattr(report.show, "display", found.append)
     return found
 
 
@@ -258,13 +260,13 @@ def test_networks_have_a_column_each_and_a_gap_for_each_method(laboratories):
 @pytest.fixture
 def drawn(monkeypatch) -> dict:
     """Rows of images by label, as they are handed to the figure that then draws them."""
-    found, draw = {}, report.image_rows
+    found, draw = {}, report.baselines.image_rows
 
     def noting(rows, classes):
         found.update(rows)
         return draw(rows, classes)
 
-    monkeypatch.setattr(report, "image_rows", noting)
+    monkeypatch.setattr(report.baselines, "image_rows", noting)
     return found
 
 

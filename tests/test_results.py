@@ -94,6 +94,16 @@ def test_an_evaluation_named_twice_counts_once(tmp_path):
     assert summarise(store.rows(["a", "a"]), ["method"])["repeats"].tolist() == [2]
 
 
+def test_marks_that_are_given_replace_those_that_were_stored(tmp_path):
+    store = Store(tmp_path)
+    store.write_rows("a", cell_rows({5: [1.0, 2.0]}, "single", layer=2, variant="old"), {})
+    store.write_rows("b", cell_rows({5: [3.0]}), {})
+    rows = store.rows({"a": {"method": "hierarchical", "ipc": 3, "seed": 7}, "b": {"variant": "new"}})
+    assert rows["accuracy"].tolist() == [1, 2, 3] and rows["repeat"].tolist() == [0, 1, 0]
+    assert rows["method"][:2].tolist() == ["hierarchical"] * 2 and rows["variant"][2] == "new"
+    assert rows["variant"][:2].isna().all() and "layer" not in rows
+
+
 def test_an_empty_folder_has_no_results(tmp_path):
     for rows in (lambda: Store(tmp_path).rows(), lambda: Store(tmp_path).rows([])):
         with pytest.raises(HgladError, match=f"no results in {tmp_path}: expected some from hglad run"):

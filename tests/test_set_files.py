@@ -144,7 +144,7 @@ def test_images_and_labels_in_two_files(tmp_path, real, images, labels):
     found = read_set(tmp_path / "images_best.pt", real, labels=tmp_path / "labels_best.pt")
     assert_same(found, images, LABELS)
     assert found.card["labels"]["file"] == "labels_best.pt" and len(found.card["labels"]["sha256"]) == 64
-    assert "it holds images alone: expected labels as well; pass labels=" in refusal(
+    assert "it holds images alone: expected labels as well; give --labels FILE" in refusal(
         tmp_path / "images_best.pt", real
     )
 
@@ -213,7 +213,7 @@ def test_the_card_follows_the_content(tmp_path, real, images):
 
 def test_normalisation_by_the_data_sets_own_statistics_is_undone(tmp_path, real, images):
     path = save(tmp_path / "set.pt", {"images": real.normalize(images), "labels": LABELS})
-    assert "pass normalised=True where they are normalised to zero mean" in refusal(path, real)
+    assert "give --normalised (normalised=True) if they are normalised to zero mean" in refusal(path, real)
     found = read_set(path, real, normalised=True)
     assert_same(found, images, LABELS)
     torch.testing.assert_close(real.normalize(found.images), real.normalize(images))
@@ -405,7 +405,7 @@ def test_folders_that_do_not_fit_are_named(tmp_path, real, images):
     assert "folder '3' does not fit" in refusal(save_folder(tmp_path / "far", images, ["1", "2", "3"]), real)
     mixed = save_folder(tmp_path / "mixed", images, ["ant", "1", "2"])
     assert "for all folders, or 0 to 2 for all; rename it" in refusal(mixed, real)
-    assert "leave labels= and experiment= out" in refusal(folder, real, labels=tmp_path / "labels.pt")
+    assert "leave --labels and --experiment out" in refusal(folder, real, labels=tmp_path / "labels.pt")
     (folder / "dog").rename(folder / "cat")
     save_image(images[0, :, :5], folder / "bee" / "2.png")
     assert "2.png is 5 x 7 pixels (height x width): expected 6 x 7 as in 'insects'" in refusal(folder, real)

@@ -7,7 +7,17 @@ import pytest
 import yaml
 
 from hglad.errors import HgladError
-from hglad.settings import derive_seed, fingerprint, from_dict, identity, is_later, later, suggestion, to_dict
+from hglad.settings import (
+    derive_seed,
+    fingerprint,
+    from_dict,
+    identity,
+    is_later,
+    later,
+    read_yaml,
+    suggestion,
+    to_dict,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ def test_none_and_ready_dataclasses_are_taken():
         (GIVEN | {"inner": {"layers": [1, "b"]}}, "inner.layers[1] is 'b' (str): expected int"),
         (GIVEN | {"inner": {"layers": 3}}, "inner.layers is 3 (int): expected tuple[int, ...]"),
         (GIVEN | {"size": [1]}, "size is [1] (list): expected tuple[int, str]"),
+        (GIVEN | {"options": {1: 2}}, "options has the key 1 (int): expected text, in quotes"),
         (GIVEN | {"options": [1]}, "options is [1] (list): expected a mapping of keys to values"),
         ([1], "Outer is [1]: expected a mapping of keys to values"),
         (None, "Outer is None: expected a mapping of keys to values"),
@@ -82,6 +93,46 @@ def test_bad_values_are_named(values, message):
     with pytest.raises(HgladError) as caught:
         from_dict(Outer, values)
     assert str(caught.value) == message
+
+
+@dataclass(frozen=True)
+class Bounded:
+    low: int = 0
+
+    def __post_init__(self):
+        if self.low < 0:
+            raise HgladError(f"low is {self.low}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Holder:
+    bounds: Bounded = field(default_factory=Bounded)
+
+
+def test_an_error_of_a_group_says_which_group_it_is():
+    with pytest.raises(HgladError, match=r"^bounds: low is -1: expected 0 or more$"):
+        from_dict(Holder, {"bounds": {"low": -1}})
+    with pytest.raises(HgladError, match=r"^low is -1"):
+        from_dict(Bounded, {"low": -1})
+
+
+def test_a_key_that_is_there_twice_is_refused_at_any_depth(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("bounds: {low: 1, low: 2}")
+    with pytest.raises(HgladError, match=f"cannot read {path}: the key 'low' is there twice: remove one"):
+        read_yaml(Holder, path)
+    path.write_text("bounds: {low: 2}")
+    assert read_yaml(Holder, path) == Holder(Bounded(2))
+
+
+def test_what_builds_the_settings_may_refuse_more(tmp_path):
+    def build(cls, values):
+        raise HgladError(f"{cls.__name__} of {values} is not wanted")
+
+    path = tmp_path / "s.yaml"
+    path.write_text("bounds: {low: 2}")
+    with pytest.raises(HgladError, match=f"{path}: Holder of .* is not wanted"):
+        read_yaml(Holder, path, build)
 
 
 def test_yaml_does_read_1e_2_as_text():

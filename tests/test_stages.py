@@ -43,7 +43,7 @@ def test_pixel_space_has_its_own_rate_and_no_styles():
     [
         ("hierarchy", {}, "unknown search 'hierarchy': expected pixels, single, hierarchical"),
         ("single", {"layer": 5}, "split point 5 does not exist: expected 0 to 4"),
-        ("single", {"layer": -1}, "split point -1 does not exist"),
+        ("single", {"layer": -1}, "search.layer is -1: expected a split point, 0 or more"),
         ("hierarchical", {"stages": (2, 9)}, "split point 9 does not exist"),
         (
             "hierarchical",

@@ -4,14 +4,29 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
+import warnings
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from faults import fill, mounted, read_only
 
-from hglad.errors import HgladError
-from hglad.storage import publish, read_json, read_metadata, read_tensors, write_json, write_tensors
+from hglad import storage
+from hglad.errors import HgladError, HgladWarning, one_line_warnings
+from hglad.storage import (
+    check_writable,
+    intact,
+    publish,
+    read_json,
+    read_metadata,
+    read_tensors,
+    spared,
+    write_json,
+    write_tensors,
+)
 
 FORK = multiprocessing.get_context("fork")
 LARGE = 200_000  # numbers in a file that takes several milliseconds to write
@@ -232,3 +247,230 @@ def test_a_truncated_tensor_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(HgladError, match="cannot read .*t.safetensors"):
         read_tensors(path)
+
+
+# Kills at every step
+
+
+def killed_at_line(number: int, write, *arguments: object) -> bool:
+    """Run `write` in a process that is killed before line `number` of storage.py; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def trace(frame, event, argument):
+            nonlocal left
+            if frame.f_code.co_filename != storage.__file__:
+                return None
+            left -= event == "line"
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        write(*arguments)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+def write_folder(path: Path, text: str) -> None:
+    with publish(path) as draft:
+        draft.mkdir()
+        for name in "ab":
+            (draft / name).write_text(text)
+
+
+def read_folder(path: Path) -> str:
+    """What both files of a folder hold."""
+    assert sorted(os.listdir(path)) == ["a", "b"]
+    first, second = ((path / name).read_text() for name in "ab")
+    assert first == second
+    return first
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def file_system(request, monkeypatch) -> str:
+    """One that can exchange two folders in one step, and one that cannot."""
+    if request.param == "two renames":
+        monkeypatch.setattr(storage, "_exchanged", lambda first, second: False)
+    return request.param
+
+
+def grow_old(folder: Path) -> None:
+    """Let two days pass for what a folder holds."""
+    for entry in folder.iterdir():
+        os.utime(entry, (time.time() - 2 * 24 * 3600,) * 2)
+    storage._tidy.cache_clear()  # each process tidies a folder once
+
+
+def test_a_kill_before_any_line_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    found = []
+    for number in count():
+        if not killed_at_line(number, write_json, path, "new"):
+            break
+        found.append(read_json(path))
+    assert found[0] == "old" and found[-1] == "new" and found == sorted(found, reverse=True)
+    assert len(found) > 20 and leftovers(tmp_path)
+    grow_old(tmp_path)
+    write_json(path, "newer")
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_kill_before_any_line_leaves_a_whole_folder(tmp_path, file_system):
+    path, found, brought_back = tmp_path / "set", [], 0
+    for number in count():
+        write_folder(path, "old")
+        if not killed_at_line(number, write_folder, path, "new"):
+            break
+        if file_system == "two renames" and not path.exists():  # killed between the two
+            grow_old(tmp_path)
+            write_json(tmp_path / "other.json", {})
+            brought_back += 1
+        found.append(read_folder(path))
+    assert found[0] == "old" and found[-1] == "new" and found == sorted(found, reverse=True)
+    assert bool(brought_back) is (file_system == "two renames")
+    grow_old(tmp_path)
+    write_json(tmp_path / "other.json", {})
+    assert sorted(os.listdir(tmp_path)) == ["other.json", "set"] and read_folder(path) == "new"
+
+
+def test_only_old_drafts_are_removed(tmp_path):
+    made = {
+        ".tmp-a.json-abcd1234": ["a.json"],
+        ".tmp-set-abcd_234": ["set"],
+        ".tmp-set-zzzzzzzz": [],
+        ".tmp-notes-abcd1234": ["thesis.tex"],  # not as publish makes them, from here on
+        ".tmp-short-abc": ["short"],
+        "tmp-a.json-abcd1234": ["a.json"],
+    }
+    for name, files in made.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("text")
+    (tmp_path / ".tmp-file-abcd1234").write_text("text")
+    (tmp_path / ".tmp-link-abcd1234").symlink_to(tmp_path / ".tmp-set-zzzzzzzz")
+    kept = {*list(made)[3:], ".tmp-file-abcd1234", ".tmp-link-abcd1234", "b.json"}
+    write_json(tmp_path / "b.json", {})
+    assert set(os.listdir(tmp_path)) == kept | set(made), "drafts of today may be in use"
+    grow_old(tmp_path)
+    write_json(tmp_path / "b.json", {})
+    assert set(os.listdir(tmp_path)) == kept
+
+
+def test_a_draft_that_is_in_use_is_never_removed(tmp_path):
+    with publish(tmp_path / "a.txt") as draft:
+        draft.write_text("for days")
+        grow_old(tmp_path)
+        write_json(tmp_path / "b.json", {})
+        assert draft.is_file()
+    assert (tmp_path / "a.txt").read_text() == "for days"
+
+
+def _write_often(folder: Path, text: str, go, errors) -> None:
+    go.wait(20)
+    try:
+        for _ in range(100):
+            write_folder(folder / "set", text)
+            write_json(folder / "a.json", [text] * 1000)
+    except HgladError as error:
+        errors.put(str(error))
+
+
+def test_of_two_processes_that_publish_one_path_one_wins_whole(tmp_path, file_system, monkeypatch):
+    monkeypatch.setattr(storage, "_sync", lambda path: None)  # faster, so that they meet more often
+    go, errors = FORK.Event(), FORK.SimpleQueue()
+    processes = [
+        FORK.Process(target=_write_often, args=(tmp_path, text, go, errors)) for text in ("one", "two")
+    ]
+    for process in processes:
+        process.start()
+    go.set()
+    for process in processes:
+        process.join()
+    assert errors.empty(), errors.get()
+    assert read_folder(tmp_path / "set") in ("one", "two")
+    assert len(set(read_json(tmp_path / "a.json"))) == 1
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "set"]
+
+
+# Places that cannot be written
+
+
+def test_a_full_file_system_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path):
+    with mounted(tmp_path / "disk", 2**20) as disk:
+        write_json(disk / "a.json", "old")
+        write_folder(disk / "set", "old")
+        filler = fill(disk)
+        for write, path in ((write_json, disk / "a.json"), (write_folder, disk / "set")):
+            with pytest.raises(HgladError) as caught:
+                write(path, "n" * 100_000)
+            assert f"cannot write {path}: [Errno 28] No space left on device" in one_line(caught)
+        assert read_json(disk / "a.json") == "old" and read_folder(disk / "set") == "old"
+        assert not leftovers(disk)
+        filler.unlink()
+        write_json(disk / "a.json", "new")
+        write_folder(disk / "set", "new")
+        assert read_json(disk / "a.json") == "new" and read_folder(disk / "set") == "new"
+
+
+def test_a_read_only_folder_is_found_out_before_anything_is_written(tmp_path):
+    check_writable(tmp_path / "new" / "results")
+    assert os.listdir(tmp_path / "new" / "results") == []
+    folder = tmp_path / "kept"
+    write_json(folder / "a.json", "old")
+    with read_only(folder):
+        for check in (lambda: check_writable(folder), lambda: write_json(folder / "a.json", "new")):
+            with pytest.raises(HgladError, match="^cannot write .*Read-only file system.*; check its folder"):
+                check()
+        assert read_json(folder / "a.json") == "old"
+
+
+def test_what_only_saves_time_is_lost_with_one_line(tmp_path, capsys):
+    (tmp_path / "state").mkdir()
+    with one_line_warnings(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for _ in range(3):
+            with spared(tmp_path / "state"):
+                write_json(tmp_path / "state", {})
+    line = f"cannot write {tmp_path}/state: it is a folder; give the name of a file"
+    assert capsys.readouterr().err == f"hglad: {line}; the run goes on without it\n"
+    with pytest.raises(ZeroDivisionError), spared(tmp_path / "state"):
+        _ = 1 / 0
+
+
+def test_warnings_of_others_are_shown_as_they_are(capsys):
+    with pytest.warns(RuntimeWarning, match="of a library") as seen, one_line_warnings():
+        warnings.warn("of a library", RuntimeWarning, stacklevel=1)
+        warnings.warn("of our own", HgladWarning, stacklevel=1)
+    assert len(seen) == 1 and capsys.readouterr().err == "hglad: of our own\n"
+
+
+# Whether a file is whole
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda content: content, True),
+        (lambda content: content[:-4], False),
+        (lambda content: content[: len(content) // 2], False),
+        (lambda content: content[:5], False),
+        (lambda content: b"", False),
+        (lambda content: b"\0" * len(content), False),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.safetensors"])
+def test_a_file_that_is_not_whole_is_told(tmp_path, name, damage, expected):
+    path = tmp_path / name
+    if name == "a.json":
+        write_json(path, {"rows": [1, 2, 3]})
+    else:
+        write_tensors(path, {"a": torch.ones(100)})
+    path.write_bytes(damage(path.read_bytes()))
+    assert intact(path) is expected
+    path.unlink()
+    assert not intact(path)

@@ -106,6 +106,14 @@ def test_columns_that_tell_cells_apart_are_shown_and_no_others():
     assert "All cells that have one: objective dm; network ConvNet." in table.notes
 
 
+def test_n_counts_sets_but_networks_of_the_full_set():
+    full = cell_rows({0: [90.0], 1: [91.0], 2: [90.5], 3: [90.0]}, "full", ipc=None, objective=None)
+    note = result_table(cells(together(cell_rows(THREE_SEEDS), full))).notes[0]
+    assert "(n × m: seeds × networks per set; n = 3, m = 2; of the full set n = 4 networks, each" in note
+    assert "mean over networks (of the full set n = 4 networks" in result_table(cells(full)).notes[0]
+    assert "full set" not in result_table(cells(cell_rows(THREE_SEEDS))).notes[0]
+
+
 def test_two_objectives_never_share_a_row():
     """One at each ipc: without the column each cell would still be one of them."""
     rows = together(cell_rows(THREE_SEEDS, ipc=1), cell_rows(THREE_SEEDS, ipc=10, objective="dc"))
@@ -149,7 +157,12 @@ def test_a_negative_improvement_has_a_typographic_minus():
     ("interval", "cell", "note"),
     [
         ("t", "53.0 ± 4.3 (3×2)", "±: half width of the 95 % t interval over distillation seeds"),
-        ("networks", "53.0 ± 4.5 (3×2)", "±: half width of the 95 % t interval over the networks of one set"),
+        (
+            "networks",
+            "53.0 ± 4.5 (3×2)",
+            "±: half width of the 95 % t interval over the networks of one set, which stands around the mean "
+            "over all sets of the cell.",
+        ),
         ("bootstrap", r"53.0 [51.0–54.0] (3×2)", "[low–high]: 95 % bootstrap interval"),
     ],
 )

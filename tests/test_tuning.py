@@ -10,7 +10,8 @@ from hglad.data import DataSettings
 from hglad.distillation import load_real
 from hglad.errors import HgladError
 from hglad.experiments import layer_count
-from hglad.profile import Profile, changed, profile_from
+from hglad.profile import Profile, changed
+from hglad.profile_file import profile_from
 from hglad.results import Store
 from hglad.stages import KINDS
 from hglad.tasks import DistillTask

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from hglad.networks.initialise import draws
 
+MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
 CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (hglad bench)
 SMALLEST = 4  # fewer images keep two cores waiting for each other
 
@@ -14,12 +15,31 @@ def chunk_size(network: nn.Module, images: Tensor) -> int:
 
     Layers read and write whole batches of maps in turn: a batch whose maps stay in the processor's cache
     goes through them about twice as fast as one that does not. A network that mixes the images of a batch, or
-    draws random numbers for it, gets the batch whole.
+    draws random numbers for it, gets the batch whole. `limit_chunks` sets a bound for the others.
     """
-    if images.device.type != "cpu" or not separable(network):
+    if not separable(network):
         return len(images)
+    limit = getattr(network, LIMIT, None)
+    numbers = largest_maps(network, images) if images.device.type == "cpu" else 0
+    size = max(SMALLEST, CACHE // (numbers * images.element_size())) if numbers else len(images)
+    return min(size, limit or size)
+
+
+LIMIT = "images_at_once"  # attribute of a network
+
+
+def limit_chunks(network: nn.Module, size: int) -> None:
+    """From now on at most `size` images pass through `network` together, where it treats each alone."""
+    setattr(network, LIMIT, size)
+
+
+def forward_size(network: nn.Module, images: Tensor) -> int:
+    """`chunk_size` without a graph: on a GPU as many images as have their largest maps in `MAPS_MEMORY`."""
+    size = chunk_size(network, images)
     numbers = largest_maps(network, images)
-    return max(SMALLEST, CACHE // (numbers * images.element_size())) if numbers else len(images)
+    if images.device.type == "cpu" or not numbers or not separable(network):
+        return size
+    return max(1, min(size, MAPS_MEMORY // (numbers * images.element_size())))
 
 
 def largest_maps(network: nn.Module, images: Tensor) -> int:

@@ -16,6 +16,7 @@ from hglad.priors.recipe import build, read_recipe, recipe_card, recipe_hash
 from hglad.priors.registry import Generator, family, kind_of
 from hglad.settings import suggestion
 from hglad.storage import read_json, read_tensors, write_json, write_tensors
+from hglad.versions import Versions, current
 
 SUFFIXES = (".safetensors", ".yaml")  # weights before recipes
 
@@ -48,13 +49,13 @@ def prior_card(name: str) -> dict:
     return read_json(path.with_suffix(".json"))
 
 
-def prior_hash(name: str) -> str:
+def prior_hash(name: str, version: Versions = current) -> str:
     """Hash of a prior's settings and tensors, or of its recipe; "pixels" hashes to its name."""
     if name == "pixels":
         return name
     path = prior_path(name)
     if path.suffix == ".yaml":
-        return recipe_hash(read_recipe(path))
+        return recipe_hash(read_recipe(path), version)
     settings = repr(sorted(prior_card(name)["settings"].items())).encode()
     return _hash(settings, path, path.stat().st_mtime_ns)
 

@@ -25,22 +25,30 @@ class Pullback:
         self.prior, self.budget = prior, budget
         self.parts: dict[int, int] = {}
         """Images per part, by split point; measured once."""
+        self.most: int | None = None
+        """Bound of it, and of what is decoded at once, set when memory ran out."""
+
+    def images(self, latents: Latents, layer: int) -> Tensor:
+        """Images (n, ch, h, w) outside the graph."""
+        with torch.no_grad():
+            if not self.most or self.most >= len(latents):
+                return self.prior.decode(latents, layer)
+            return torch.cat([self.prior.decode(part, layer) for part in latents.split(self.most)])
 
     def __call__(self, latents: Latents, layer: int) -> tuple[Tensor, Callable[[Tensor], Latents]]:
         """Images (n, ch, h, w) outside the graph, and the function from dL/dimages to dL/dlatents.
 
         The function can be called once.
         """
-        if layer not in self.parts:
-            self.parts[layer] = self._images_that_fit(latents, layer)
-        if self.parts[layer] >= len(latents):
+        size = self._images_at_once(latents, layer)
+        if size >= len(latents):
             return self._decode(latents, layer)
-        parts = latents.split(self.parts[layer])
+        parts = latents.split(size)
         with torch.no_grad():
             images = torch.cat([self.prior.decode(part, layer) for part in parts])
 
         def pull(gradient: Tensor) -> Latents:
-            chunks = zip(parts, gradient.split(self.parts[layer]), strict=True)
+            chunks = zip(parts, gradient.split(size), strict=True)
             return _joined([self._decode(part, layer)[1](chunk) for part, chunk in chunks])
 
         return images, pull
@@ -57,6 +65,11 @@ class Pullback:
             return Latents.of(dict(zip(named, gradients, strict=True)))
 
         return images.detach(), pull
+
+    def _images_at_once(self, latents: Latents, layer: int) -> int:
+        if layer not in self.parts:
+            self.parts[layer] = self._images_that_fit(latents, layer)
+        return min(self.parts[layer], self.most or self.parts[layer])
 
     def _images_that_fit(self, latents: Latents, layer: int) -> int:
         device = next(iter(latents.tensors().values())).device

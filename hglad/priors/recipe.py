@@ -12,6 +12,7 @@ import torch
 from hglad.errors import HgladError
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
 from hglad.settings import fingerprint, read_yaml, to_dict
+from hglad.versions import Versions, current
 
 VERSION = 1  # raise when the same recipe builds another generator
 
@@ -46,14 +47,14 @@ def recipe_card(recipe: RecipeSettings) -> dict:
     return {"kind": recipe.kind, "settings": to_dict(recipe.settings), "seed": recipe.seed}
 
 
-def recipe_hash(recipe: RecipeSettings) -> str:
+def recipe_hash(recipe: RecipeSettings, version: Versions = current) -> str:
     """Hash of what the recipe builds; not of the weights, whose last bits differ between processors.
 
     Settings at their defaults have no part in it, so that one can be added.
     """
     card, defaults = recipe_card(recipe), to_dict(type(recipe.settings)())
     own = {key: value for key, value in card["settings"].items() if value != defaults[key]}
-    return fingerprint(card | {"settings": own}, VERSION)
+    return fingerprint(card | {"settings": own}, version("recipe"))
 
 
 def build(recipe: RecipeSettings) -> Generator:

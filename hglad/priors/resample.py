@@ -4,8 +4,8 @@ The filters are separable and the maps are small, so padding, zero insertion, fi
 one axis are one small matrix; a layer then needs one matrix product per axis.
 """
 
+import scipy  # its parts load when they are first used, which takes a second
 import torch
-from scipy.signal import firwin
 from torch import Tensor
 
 
@@ -14,7 +14,7 @@ def lowpass(taps: int, cutoff: float, width: float, sampling_rate: float) -> Ten
     if taps == 1:
         return None
     return torch.as_tensor(
-        firwin(numtaps=taps, cutoff=cutoff, width=width, fs=sampling_rate), dtype=torch.float32
+        scipy.signal.firwin(numtaps=taps, cutoff=cutoff, width=width, fs=sampling_rate), dtype=torch.float32
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor
 from hglad.data import DataSet, DataSettings, RealData, load_data
 from hglad.errors import HgladError
 from hglad.networks import create_network
+from hglad.out_of_memory import clear_stop
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.registry import Generator, kind_of
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.settings import fingerprint, read_yaml, to_dict
+from hglad.storage import spared
 from hglad.training import TrainingSettings, accuracy, train_classifier
+from hglad.versions import Versions, declared
 
 SAVE_EVERY = 100  # steps, well under a minute of work for the sizes that one machine trains
 
@@ -56,6 +60,7 @@ def read_prior_settings(path: Path | str) -> PriorSettings:
     return read_yaml(PriorSettings, path)
 
 
+@clear_stop("while training a generator", "lower training.batch_size or the channels of the generator")
 def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -> dict:
     """Train a generator and write it with its card to `out`; continues a run that was stopped.
 
@@ -64,7 +69,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     """
     out = Path(out).with_suffix(".safetensors")
     dataset = load_data(settings.data.name, settings.data.root, settings.data.resolution, device=device)
-    training = _fit_to_data(settings.training, dataset.train)
+    training = fit_to_data(settings.training, dataset.train)
     watch = Stopwatch(device)
     run = GANTraining(dataset.train, training, _guide(training, dataset.train))
     key = fingerprint(
@@ -73,6 +78,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     seconds = _train(run, out.with_suffix(".state"), key)
     generator = run.finished()
     provenance = watch.provenance() | {"seconds": round(seconds, 1)}
+    provenance |= declared(partial(_card_key, training, dataset.train))
     card = {
         "data": {
             **to_dict(settings.data),
@@ -89,7 +95,14 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     return card
 
 
-def _fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
+def _card_key(training: GANSettings, real: RealData, version: Versions) -> str:
+    """Fingerprint of the training, for the card; a search names the generator by its tensors."""
+    parts = ("gan", "augment", f"prior {kind_of(training.generator)}")
+    return fingerprint(_described(training), real.content_hash, {part: version(part) for part in parts})
+
+
+def fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
+    """Settings of a generator that makes images of the size, channels and classes of `real`."""
     channels, height, _ = real.image_shape
     network = replace(
         settings.generator, img_resolution=height, img_channels=channels, c_dim=len(real.classes)
@@ -121,7 +134,8 @@ def _train(run: GANTraining, state: Path, key: str) -> float:
         losses = run.step()
         steps.update()
         if run.step_count % SAVE_EVERY == 0:
-            run.save(state, key, before + watch.seconds)
+            with spared(state):
+                run.save(state, key, before + watch.seconds)
             steps.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
     steps.close()
     return before + watch.seconds

@@ -41,6 +41,7 @@ def _flat(record: dict) -> dict[str, object]:
         **{name: record[name] for name in ("device", "started", "seconds", "peak_memory_mib")},
         "training": json.dumps(settings["training"]),
         "network_options": json.dumps(settings["network"]),
+        "algorithms": json.dumps(record.get("algorithms") or {}),
     }
 
 

@@ -1,0 +1,238 @@
+"""`hglad run`: plan what is missing, have Snakemake compute it, say how far it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hglad.batch.console import Console, Outcome, Plan
+from hglad.batch.estimates import Estimates, wall_seconds
+from hglad.batch.folder import Machine, RunFolder, read_note
+from hglad.batch.follow import follow
+from hglad.batch.jobs import Job, group
+from hglad.batch.rules import BookTask, NotebookTask, PriorTask
+from hglad.errors import HgladError
+from hglad.experiments import check_name
+from hglad.experiments import plan as plan_tasks
+from hglad.notebooks import stale
+from hglad.paths import PROJECT
+from hglad.prior_recipes import prior_recipe
+from hglad.profile import Profile
+from hglad.profile_checks import check_profile
+from hglad.profile_file import read_profile
+from hglad.results import Store
+from hglad.runner import missing_tasks
+from hglad.staleness import Reasons
+
+SHORTEST, LONGEST, ON_CLUSTER = 20.0, 600.0, 1800.0  # seconds of a job, by default
+THREADS_ON_CLUSTER = 4
+PATIENCE = 20.0  # seconds that jobs get to end after Ctrl-C
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `hglad run` is asked for."""
+
+    config: Path
+    """Profile."""
+    results: Path | None = None
+    """Folder of the results; none: the profile's."""
+    only: str | None = None
+    """One experiment; none: all."""
+    notebooks: Path | None = None
+    """Folder for the executed notebooks; none executes none."""
+    book: Path | None = None
+    """Folder that gets `_build/html`; none builds no book."""
+    machine: Machine = Machine()
+    """Where jobs compute."""
+    cluster: Path | None = None
+    """Folder of a Snakemake profile for a cluster; none: this machine."""
+    job_seconds: float | None = None
+    """Length of a job to aim at; none: by the work and the number of processors."""
+    snakemake: tuple[str, ...] = ()
+    """Further options of Snakemake."""
+    dry: bool = False
+    """Say what would be done."""
+
+
+def run(request: Request, console: Console) -> bool:
+    """Compute what is missing of a profile, then its notebooks and its book where they are asked for.
+
+    Returns:
+        Whether everything is there now; not when jobs failed, or in a dry run with something to do.
+
+    Raises:
+        HgladError: bad input, or Snakemake cannot go on.
+    """
+    check_name(request.only)
+    _check_cluster(request.cluster)
+    profile = read_profile(request.config)
+    check_profile(profile)
+    store = Store.of_profile(profile.profile, request.results)
+    trained = _prior_tasks(profile)
+    if trained:
+        console.say(f"{profile.profile}: its generator is trained first, the rest is planned after it")
+        if not _run_tasks(request, profile.profile, trained, [], store, console) or request.dry:
+            return False
+    every = plan_tasks(profile, request.only)
+    missing = missing_tasks(every, store)
+    pages = _page_tasks(request, profile, store, bool(missing))
+    complete = _run_tasks(request, profile.profile, missing + pages, every, store, console)
+    if complete and request.book:
+        console.say(f"book: {request.book / '_build' / 'html' / 'index.html'}")
+    return complete
+
+
+def _check_cluster(folder: Path | None) -> None:
+    if folder is not None and not (folder / "config.yaml").is_file():
+        advice = "expected a folder with a config.yaml, such as configs/cluster/slurm"
+        raise HgladError(f"no Snakemake profile at {folder}: {advice}")
+
+
+def _prior_tasks(profile: Profile) -> list[PriorTask]:
+    """Generators that the profile names, that are not there, and that have a recipe."""
+    recipes = {name: prior_recipe(name) for name in profile.priors}
+    return [PriorTask(str(recipe), str(_trained(name))) for name, recipe in recipes.items() if recipe]
+
+
+def _trained(name: str) -> Path:
+    return PROJECT / "data" / "priors" / f"{name}.safetensors"
+
+
+def _page_tasks(request: Request, profile: Profile, store: Store, renewed: bool) -> list:
+    """Notebooks that are out of date, all of them when results change, and the book."""
+    if request.notebooks is None:
+        return []
+    out, config = str(request.notebooks.resolve()), str(Path(request.config).resolve())
+    names = stale(config, store.root, out, everything=renewed)
+    tasks = [NotebookTask(config, name, out) for name in names]
+    return tasks + ([BookTask(profile.profile, out, str(request.book))] if request.book else [])
+
+
+def _run_tasks(request: Request, name: str, tasks: list, every: list, store: Store, console: Console) -> bool:
+    """Compute tasks that are missing; `every` task of the profile tells the time that they may take."""
+    if not tasks:
+        console.nothing(name, len(every))
+        return True
+    committed = Store(PROJECT / "data" / "results" / name)
+    estimates = Estimates.of(every, (store, committed))
+    shared = 1 if request.cluster else request.machine.cores
+    jobs = group(tasks, estimates.seconds, _longest(request, tasks, estimates), shared)
+    machine = _spread(request.machine, len(every), request.cluster is not None)
+    reasons = _reasons(tasks, store)
+    at_once = len(jobs) if request.cluster else machine.gpus or max(1, machine.cores // machine.threads)
+    guessed = sum(not estimates.recorded(task) for task in tasks)
+    seconds = wall_seconds(jobs, at_once)
+    plan = Plan(name, jobs, len(every), reasons, seconds, at_once, machine.device, guessed)
+    console.plan(plan, request.dry)
+    return not request.dry and _execute(request, plan, machine, store, console)
+
+
+def _reasons(tasks: list, store: Store) -> Counter:
+    """Why tasks are to be computed; of results why they are missing."""
+    reasons = Reasons(store)
+    return Counter("to be shown" if task.phase >= 3 else reasons.why(task) for task in tasks)
+
+
+def _longest(request: Request, tasks: list, estimates: Estimates) -> float:
+    """Seconds of a job: a quarter of each processor's share, so that the last ones end together."""
+    if request.job_seconds or request.cluster:
+        return request.job_seconds or ON_CLUSTER
+    share = sum(map(estimates.seconds, tasks)) / (4 * max(1, request.machine.cores))
+    return min(max(share, SHORTEST), LONGEST)
+
+
+def _spread(machine: Machine, tasks: int, cluster: bool) -> Machine:
+    """The machine with threads for each job; where none are asked for, as many as so many tasks leave.
+
+    Counted are all tasks of the profile, those that are done included, because the number of threads moves
+    the last bits: a run that was stopped and goes on must end as if it had not been.
+    """
+    at_once = machine.gpus or max(1, tasks)
+    usual = THREADS_ON_CLUSTER if cluster else max(1, machine.cores // at_once)
+    return replace(machine, threads=machine.threads or usual)
+
+
+def _execute(request: Request, plan: Plan, machine: Machine, store: Store, console: Console) -> bool:
+    folder = RunFolder.create(store.root)
+    with folder.alive:
+        program = [sys.executable, "-m", "hglad", "job"]
+        folder.write(plan.jobs, machine, store.root, program)
+        begin = time.time()
+        with snakemake(folder, machine, request.cluster, request.snakemake) as process:
+            for event in follow(folder, process, plan.jobs):
+                console.event(event)
+        failed = _failures(folder, plan.jobs, process)
+        computing = sum(read_note(note).get("computing", 0.0) for note in folder.noted("done").values())
+        console.end(plan, Outcome(failed, time.time() - begin, computing, folder.path))
+    return not failed
+
+
+@contextmanager
+def snakemake(
+    folder: RunFolder, machine: Machine, cluster: Path | None = None, options: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen]:
+    """Snakemake at work on the plan of a folder; ended with all its jobs when the body is left early."""
+    words = [sys.executable, "-m", "hglad.batch.lifeline", "snakemake", "--snakefile", PROJECT / "Snakefile"]
+    words += ["--directory", folder.path, "--config", f"plan={folder.path}", "--nolock", "--keep-going"]
+    words += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--quiet", "progress"]
+    if cluster:
+        words += ["--profile", cluster.resolve()]
+    else:
+        words += ["--cores", str(machine.cores), "--resources", f"gpu={machine.gpus}"]
+    with open(folder.path / "snakemake.log", "wb") as log:
+        process = subprocess.Popen(
+            [*map(str, words), *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | {"TQDM_DISABLE": "1"},
+        )  # fmt: skip
+    try:
+        yield process
+        process.wait()
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End Snakemake and the jobs in its session: asked first, on a cluster it cancels them, then killed."""
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(PATIENCE)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _failures(folder: RunFolder, jobs: list[Job], process: subprocess.Popen) -> dict[str, str]:
+    """Why jobs are not done, by name: what they said, or that they were killed or never began.
+
+    Raises:
+        HgladError: Snakemake failed before any job began.
+    """
+    done, failed, started = (folder.noted(kind) for kind in ("done", "failed", "started"))
+    open_ones = [job for job in jobs if job.name not in done]
+    if open_ones and not started:
+        raise HgladError(f"Snakemake does not start: {_last_words(folder)}; all it said is in {folder.path}")
+    return {job.name: _why_failed(job, folder, failed, started) for job in open_ones}
+
+
+def _why_failed(job: Job, folder: RunFolder, failed: dict[str, Path], started: dict[str, Path]) -> str:
+    log = folder.path / "logs" / f"{job.name}.log"
+    if job.name in failed:
+        return f"{read_note(failed[job.name]).get('error', 'failed')} (log: {log})"
+    if job.name in started:
+        return f"killed, perhaps for lack of memory: fewer at once need less, --cores N (log: {log})"
+    return "not begun: a job that it needs is not done"
+
+
+def _last_words(folder: RunFolder) -> str:
+    """The last line that Snakemake printed."""
+    lines = (folder.path / "snakemake.log").read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -1,0 +1,63 @@
+"""One job, in a process of its own: compute its tasks, tell the run's folder what has become of them."""
+
+import os
+import socket
+import time
+
+import torch
+
+from hglad.batch.folder import RunFolder
+from hglad.batch.gpus import one_gpu
+from hglad.batch.lifeline import end_with_parent
+from hglad.device import check_device
+from hglad.errors import HgladError
+from hglad.memory import keep_freed_memory
+from hglad.results import Store
+from hglad.runner import compute
+
+
+def work(folder: RunFolder, job: str) -> None:
+    """Compute the tasks of a job whose results are missing.
+
+    Raises:
+        HgladError: what the first failing task said; the others are computed all the same.
+    """
+    end_with_parent()
+    keep_freed_memory()
+    begin = time.time()
+    folder.forget("failed", job)  # it is tried again
+    folder.note("started", job, {"host": socket.gethostname(), "pid": os.getpid(), "time": begin})
+    try:
+        computing = _compute_all(folder, job)
+    except Exception as error:
+        what = str(error) if isinstance(error, HgladError) else f"unexpected {type(error).__name__}: {error}"
+        folder.note("failed", job, {"error": what})
+        raise
+    folder.finish(
+        folder.plan["jobs"][job]["rule"], job, {"seconds": time.time() - begin, "computing": computing}
+    )
+
+
+def _compute_all(folder: RunFolder, job: str) -> float:
+    """Seconds spent on the tasks themselves."""
+    plan = folder.plan
+    os.chdir(plan["directory"])  # Snakemake works in the run's folder
+    tasks = folder.tasks(job)
+    machine, store = plan["machine"], Store(plan["results"])
+    check_device(machine["device"])
+    torch.set_num_threads(machine["threads"])
+    begin, finished, errors = time.time(), 0.0, []
+    waiting = [(task, False) for task in tasks]
+    with one_gpu(folder.path, machine["gpus"] if plan["jobs"][job]["gpu"] else 0):
+        for task, wait in waiting:  # those that another process computes come again at the end
+            try:
+                if not compute(task, store, machine["device"], wait):
+                    waiting.append((task, True))
+                    continue
+            except HgladError as error:
+                errors.append(error)
+            finished += task.cost
+            folder.note("progress", job, {"share": finished / sum(each.cost for each in tasks)})
+    if errors:
+        raise errors[0]
+    return time.time() - begin

@@ -1,0 +1,133 @@
+"""Settings of a profile that contradict each other, found when it is read; no other file is opened."""
+
+import re
+from dataclasses import fields
+
+from hglad.distillation import WITHOUT_GENERATOR, DistillationSettings
+from hglad.errors import HgladError
+from hglad.experiments import EXPERIMENTS, experiments_of
+from hglad.objectives import OBJECTIVES
+from hglad.profile import Profile, Studies
+from hglad.value_checks import check_names
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+NEEDS = {  # experiment -> what it takes
+    "matching_objectives": "an objective in surrogate.objectives",
+    "glad_baseline": "a prior",
+    "hierarchical_search": "hierarchical in sets.searches",
+    "metric_ablation": "hierarchical in sets.searches, studies.ablation_seeds and studies.part_seeds",
+    "cross_architecture": "hierarchical in sets.searches and studies.cross_seeds",
+    "paper_vs_code": "hierarchical in sets.searches and studies.audit_seeds",
+    "baselines": "studies.baselines",
+}
+
+
+def check_combinations(profile: Profile) -> None:
+    """Raise `HgladError` for settings of a profile that contradict each other; opens no other file."""
+    if not NAME.fullmatch(profile.profile):
+        raise HgladError(
+            f"profile is {profile.profile!r}: expected a name of letters, digits, '-', '_' and '.', which "
+            "becomes a folder"
+        )
+    _check_data(profile)
+    _check_generator_settings(profile)
+    _check_objectives(profile)
+    _check_studies(profile)
+
+
+def _check_data(profile: Profile) -> None:
+    data = profile.data
+    if data.resolution is not None and data.resolution < 1:
+        raise HgladError(f"data.resolution is {data.resolution}: expected 1 pixel or more")
+    for key in ("root", "resolution"):
+        if data.name == "folder" and getattr(data, key) is None:
+            raise HgladError(f"data.{key} is missing: an image folder needs its root and a resolution")
+
+
+def _check_generator_settings(profile: Profile) -> None:
+    """Settings of a generator's latents where every search is in pixels."""
+    asked = profile.studies.experiments
+    swept = profile.studies.sweep_seeds and (not asked or "glad_baseline" in asked)
+    through_generator = not set(profile.sets["searches"]) <= {"pixels"} or swept
+    if profile.prior is None or not through_generator:
+        why = "there is no prior" if profile.prior is None else "sets.searches has pixels only"
+        _refuse_generator_keys("search", vars(profile.search), why)
+    for name in profile.objectives:
+        tuned = profile.objective(name).tuned.get("pixels", {})
+        where = f"surrogate.objectives.{name}.tuned.pixels"
+        _refuse_generator_keys(where, tuned, "this search is in pixels")
+
+
+def _refuse_generator_keys(where: str, values: dict, why: str) -> None:
+    for key, usual in WITHOUT_GENERATOR.items():
+        if key in values and values[key] != usual:
+            raise HgladError(
+                f"{where}.{key} is {values[key]!r}, but {why}: it says something about a generator; remove it"
+            )
+
+
+def used_objectives(profile: Profile) -> list[str]:
+    """Objectives of the searches and of the study of objectives, each once."""
+    return list(dict.fromkeys([*profile.sets["objectives"], *profile.objectives]))
+
+
+def _check_objectives(profile: Profile) -> None:
+    for name in used_objectives(profile):
+        own, key = profile.objective(name), f"surrogate.objectives.{name}"
+        if "experts" in OBJECTIVES.options(name) and own.experts is None:
+            raise HgladError(
+                f"{key}.experts is missing: {name} matches trajectories of networks that are trained first; "
+                "say which, such as {count: 100, epochs: 50}"
+            )
+        for ipc in own.ipc:
+            if ipc not in profile.sets["ipc"]:
+                raise HgladError(f"{key}.ipc has {ipc}: expected some of sets.ipc, {profile.sets['ipc']}")
+        for kind in profile.sets["searches"]:
+            first_run(profile, name, kind)
+
+
+def first_run(profile: Profile, objective: str, kind: str) -> DistillationSettings:
+    """Settings of one run, which refuse what a single run cannot do."""
+    ipc, seed = profile.ipcs(objective)[0], profile.sets["seeds"][0]
+    return DistillationSettings.of(profile, objective, kind, ipc, seed)
+
+
+def _check_studies(profile: Profile) -> None:
+    """Studies that were asked for and would not take place, or with fewer seeds; defaults ask for nothing."""
+    studies, seeds = profile.studies, len(profile.sets["seeds"])
+    check_names("studies.experiments", studies.experiments, EXPERIMENTS)
+    for name in studies.experiments:
+        if name not in experiments_of(profile):
+            raise HgladError(f"studies.experiments has '{name}', which needs {NEEDS[name]}")
+    asked = {f.name: getattr(studies, f.name) for f in fields(Studies) if f.name.endswith("_seeds")}
+    usual = Studies()
+    asked = {key: number for key, number in asked.items() if number and number != getattr(usual, key)}
+    for key, number in asked.items():
+        if number > seeds:
+            raise HgladError(
+                f"studies.{key} is {number}, but sets.seeds has {seeds}: expected at most {seeds}"
+            )
+    lacking = _lacking(profile)
+    for key in [*asked, *(key for key in ("families", "augmentations") if getattr(studies, key))]:
+        if key in lacking:
+            raise HgladError(
+                f"studies.{key} is {getattr(studies, key)!r}, but {lacking[key]}: it has no effect"
+            )
+
+
+def _lacking(profile: Profile) -> dict[str, str]:
+    """Key of a study -> what it needs and the profile does not have."""
+    studies, lacking = profile.studies, {}
+    if profile.prior is None:
+        lacking |= dict.fromkeys(("sweep_seeds", "families"), "there is no prior")
+    if not profile.objectives:
+        lacking["matching_seeds"] = "surrogate.objectives is empty"
+    if not studies.baselines:
+        lacking["augmentations"] = "studies.baselines is empty"
+    if not (studies.ablation_seeds and studies.part_seeds):
+        both = "the metric ablation takes studies.ablation_seeds and studies.part_seeds, and one is 0"
+        lacking |= dict.fromkeys(("ablation_seeds", "part_seeds"), both)
+    if "hierarchical" not in profile.sets["searches"]:
+        hierarchical = ("ablation_seeds", "part_seeds", "audit_seeds", "cross_seeds")
+        lacking |= dict.fromkeys(hierarchical, "sets.searches has no 'hierarchical'")
+    return lacking

@@ -1,0 +1,115 @@
+"""Accuracy of the methods: by ipc, by network, one below the other."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hglad.labels import LABELS
+from hglad.plots.estimates import across, methods_beside, name_rows
+from hglad.plots.style import ACCURACY, COLOURS, STYLE, WIDTH, finish, limit_to_percent, objective_panels
+from hglad.statistics import seed_means
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_ipc(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method at each ipc, one panel per objective; the full set is a dashed line.
+
+    Args:
+        rows: result rows of one network, with one layer for the single-layer search.
+    """
+    ipcs = sorted(rows["ipc"].dropna().unique())
+    figure, panels = objective_panels(rows, height=3.4)
+    for axes, part in panels:
+        methods_beside(axes, part, "ipc", ipcs)
+        full = seed_means(part[part["method"] == "full"], ["method"])["accuracy"]
+        if len(full):
+            axes.axhline(
+                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
+            )
+        axes.set_xticks(range(len(ipcs)), [f"{ipc:g}" for ipc in ipcs])
+        axes.set(xlabel="images per class (ipc)", ylabel=ACCURACY, xlim=(-0.5, len(ipcs) - 0.5))
+        limit_to_percent(axes)
+    return finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_network(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method on each architecture, one panel per objective; dashes are the full set.
+
+    Args:
+        rows: result rows of one ipc; networks come in the order of the rows.
+    """
+    networks = list(dict.fromkeys(rows["network"]))
+    figure, panels = objective_panels(rows, height=3.4)
+    for axes, part in panels:
+        methods_beside(axes, part, "network", networks)
+        for x, network in enumerate(networks):
+            full = part[(part["method"] == "full") & (part["network"] == network)]["accuracy"]
+            label = LABELS["full"] if x == 0 else None
+            axes.hlines(full.mean(), x - 0.4, x + 0.4, colors=COLOURS["full"], linestyles="--", label=label)
+        axes.set_xticks(range(len(networks)), networks)
+        axes.set(ylabel=ACCURACY, xlim=(-0.5, len(networks) - 0.5))
+        limit_to_percent(axes)
+    return finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
+    """Accuracy of each method on the main network and, joined by a line, its mean over the other networks.
+
+    Args:
+        rows: result rows of one ipc on several networks.
+        main: label of the main network, which the sets were made with.
+    """
+    figure, panels = objective_panels(rows, height=2.9)
+    place = {"main": ("D", main), "others": ("o", "mean of the other networks")}
+    for axes, part in panels:
+        methods = [method for method in LABELS if method in set(part["method"])]
+        for y, method in enumerate(methods):
+            own = part[part["method"] == method]
+            sides = {"main": own[own["network"] == main], "others": own[own["network"] != main]}
+            means, heights = [], (y - 0.14, y + 0.14)  # so that the two intervals do not hide each other
+            for height, (side, (marker, label)) in zip(heights, place.items(), strict=True):
+                named = label if y == 0 else None
+                means.append(across(axes, height, sides[side], COLOURS[method], marker, named))
+            axes.plot(means, heights, color="#999999", linewidth=1, zorder=1)
+        name_rows(axes, methods)
+    panels[0][0].invert_yaxis()
+    return finish(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_by_method(rows: pd.DataFrame) -> Figure:
+    """Accuracy of each method, a panel per ipc; the full set is a dashed line.
+
+    Args:
+        rows: result rows of one network and one way of training.
+    """
+    ipcs = sorted(rows["ipc"].dropna().unique())
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * rows["method"].nunique()), layout="constrained")
+    panels = figure.subplots(1, len(ipcs), squeeze=False, sharey=True)[0]
+    methods = [method for method in LABELS if method != "full" and method in set(rows["method"])]
+    full = rows[rows["method"] == "full"]["accuracy"]
+    for axes, ipc in zip(panels, ipcs, strict=True):
+        for y, method in enumerate(methods):
+            part = rows[(rows["method"] == method) & (rows["ipc"] == ipc)]
+            seeds = part.groupby("seed")["accuracy"].mean()
+            axes.plot(
+                seeds,
+                np.full(len(seeds), y),
+                "o",
+                color=COLOURS[method],
+                alpha=0.45,
+                markersize=4,
+                markeredgewidth=0,
+            )
+            across(axes, y, part, COLOURS[method], "D", None)
+        if len(full):
+            axes.axvline(
+                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
+            )
+        axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
+        name_rows(axes, methods)
+    panels[0].invert_yaxis()
+    return finish(figure)

@@ -1,0 +1,65 @@
+"""What the notebooks print: tables, sentences that follow from numbers, pictures and the provenance box.
+
+Everything depends on the results alone, with few digits: executing a notebook again gives the same text.
+"""
+
+from hglad.report.accuracy import (
+    augmentation_table,
+    gap_table,
+    main_table,
+    network_gaps,
+    network_table,
+    usual_rows,
+)
+from hglad.report.baselines import baseline_pictures, published_beside
+from hglad.report.classes import by_method, class_numbers, worst_classes
+from hglad.report.comparisons import difference_table, differences, searches_against, verdict, verdicts
+from hglad.report.generators import prior_table, sweep_numbers
+from hglad.report.objectives import objective_table, protocol_table
+from hglad.report.origins import Provenance, provenance
+from hglad.report.runs import best_of_stages, boundary_table, distance_history, last_of_stages
+from hglad.report.show import Downloads, Sentences, Table, noted, picture
+from hglad.report.stages import cost_table, generator_work, schedule_table, stage_plan, stage_table, stages_of
+from hglad.report.texts import NONE, signed
+
+__all__ = [
+    "Downloads",
+    "NONE",
+    "Provenance",
+    "Sentences",
+    "Table",
+    "augmentation_table",
+    "baseline_pictures",
+    "best_of_stages",
+    "boundary_table",
+    "by_method",
+    "class_numbers",
+    "cost_table",
+    "difference_table",
+    "differences",
+    "distance_history",
+    "gap_table",
+    "generator_work",
+    "last_of_stages",
+    "main_table",
+    "network_gaps",
+    "network_table",
+    "noted",
+    "objective_table",
+    "picture",
+    "prior_table",
+    "protocol_table",
+    "provenance",
+    "published_beside",
+    "schedule_table",
+    "searches_against",
+    "signed",
+    "stage_plan",
+    "stage_table",
+    "stages_of",
+    "sweep_numbers",
+    "usual_rows",
+    "verdict",
+    "verdicts",
+    "worst_classes",
+]

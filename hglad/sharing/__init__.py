@@ -1,0 +1,1 @@
+"""To hand results on: distilled sets with a card, rows of results, everything about a profile in one file."""

@@ -1,0 +1,40 @@
+"""Why a result is missing: it is new, or the one that is there was made by older algorithms."""
+
+from functools import cached_property
+
+from hglad.results import Store
+from hglad.tasks import Task
+from hglad.trace import records
+from hglad.versions import Version, asked, differences, first
+
+NEW = "new"
+DAMAGED = "its file was damaged"
+
+
+class Reasons:
+    """Tells why the results of tasks are missing from a store, which is read once.
+
+    A result says which request it answers and by which versions of the algorithms. Those from before that was
+    recorded are the ones of version 1, the first of every component.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @cached_property
+    def _made(self) -> dict[str, dict[str, Version]]:
+        """Versions behind the newest result of every request."""
+        found = [record for record in records(self.store.root) if record["request"] and record["algorithms"]]
+        found.sort(key=lambda record: record["started"] or "")
+        return {record["request"]: record["algorithms"] for record in found}
+
+    def why(self, task: Task) -> str:
+        """Why `task`, which is missing, is to be computed: `NEW`, `DAMAGED` or "search version 1, now 2"."""
+        if not isinstance(task, Task):  # a notebook or a page, whose results may have changed
+            return NEW
+        if task.place(self.store).exists():
+            return DAMAGED
+        made = self._made.get(task.request)
+        if made is None and task.place(self.store, first).is_file():
+            made = {component: first(component) for component in asked(task.key_with)}
+        return "; ".join(differences(made or {})) or NEW
