@@ -189,13 +189,19 @@ def snakemake(
     with open(folder.path / "snakemake.log", "wb") as log:
         process = subprocess.Popen(
             [*map(str, words), *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            start_new_session=True, env=os.environ | {"TQDM_DISABLE": "1"},
+            start_new_session=True, env=_environment(),
         )  # fmt: skip
     try:
         yield process
         process.wait()
     finally:
         _end(process)
+
+
+def _environment() -> dict[str, str]:
+    """The present one, with this very library for all jobs, wherever they work."""
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen) -> None:
