@@ -13,7 +13,12 @@ import torch
 
 from hglad.errors import HgladError
 
-REFUSALS = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in PyTorch's plain RuntimeErrors
+REFUSALS = (
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "out of memory",
+)  # in PyTorch's plain RuntimeErrors
 Result = TypeVar("Result")
 
 

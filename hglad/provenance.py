@@ -25,9 +25,10 @@ def commit() -> dict:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "hglad")  # not installed into somebody's own repository
         changed = git(
             "status", "--porcelain", "--untracked-files=no", "--", "hglad", "configs", "data/priors"
-        )
+        ) + git("status", "--porcelain", "--untracked-files=normal", "--", "hglad")
         return {"commit": git("rev-parse", "HEAD"), "clean": not changed}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}

@@ -61,7 +61,9 @@ def missing_tasks(tasks: list, store: Store) -> list:
     Those are the experts of trajectory matching and the classifiers that select a baseline's images.
     """
     missing = [task for task in tasks if not task.done(store)]
-    behind = [expert for task in missing if isinstance(task, DistillTask) for expert in task.experts]
+    runs = [task for task in missing if isinstance(task, DistillTask)]
+    runs += [DistillTask(task.settings) for task in missing if isinstance(task, MeasureTask)]
+    behind = [expert for run in runs for expert in run.experts]
     behind += [task.classifier for task in missing if isinstance(task, EvaluateTask) and task.classifier]
     found = {task.key: task for task in (*behind, *missing) if not task.done(store)}
     return list(found.values())

@@ -14,13 +14,15 @@ from hglad.batch.folder import KEPT, Machine, RunFolder
 from hglad.batch.follow import Event
 from hglad.batch.gpus import one_gpu
 from hglad.batch.jobs import WORTH, group
-from hglad.batch.rules import RULES, from_plain, needs, rule_of, to_plain
+from hglad.batch.rules import RULES, PriorTask, from_plain, needs, rule_of, to_plain
+from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
 from hglad.experiments import plan
 from hglad.paths import PROJECT
 from hglad.profile_file import read_profile
 from hglad.results import Store
 from hglad.runner import missing_tasks
+from hglad.tasks import MeasureTask
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_a_job_is_as_long_as_asked_unless_one_task_is_longer(smoke):
 def test_little_work_is_shared_among_processes_as_long_as_that_pays(smoke):
     for at_once, jobs in ((1, 1), (2, 2), (1000, len(smoke) // 4)):
         found = Counter(job.rule for job in group(smoke, lambda task: 2.0, 1e9, at_once))
-        assert found["evaluate"] <= max(jobs, 1) + 1 and (at_once == 1) == (found["evaluate"] == 1)
+        assert found["distil"] <= jobs + 1 and (at_once == 1) == (found["distil"] == 1)
     assert all(
         job.seconds >= WORTH / 2 for job in group(smoke, lambda task: 2.0, 1e9, 1000) if len(job.tasks) > 4
     )
@@ -123,7 +125,7 @@ def test_only_the_folders_of_the_last_runs_are_kept_and_none_of_a_living_one(tmp
     names = iter(range(20261121, 20261199))
     monkeypatch.setattr(time, "strftime", lambda form: str(next(names)))
     living = RunFolder.create(tmp_path)
-    with living.alive:
+    with living.alive():
         for _ in range(KEPT + 3):
             newest = RunFolder.create(tmp_path)
         assert living.path.is_dir() and newest.path.is_dir()
@@ -148,14 +150,18 @@ def test_jobs_at_the_same_time_take_different_gpus(tmp_path, monkeypatch):
         assert environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
-def test_with_one_gpu_or_a_scheduler_there_is_nothing_to_choose(tmp_path, monkeypatch):
+def test_with_one_gpu_there_is_nothing_to_choose(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with one_gpu(tmp_path, 1), one_gpu(tmp_path, 1):
         pass
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with one_gpu(tmp_path, 4), one_gpu(tmp_path, 4):
-        pass
     assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_wait_are_not_together_with_such_as_need_not(smoke):
+    missing = {task.key for task in smoke}
+    for job in group(smoke, lambda task: 1.0, 1e9):
+        waiting = {any(need.key in missing for need in needs(task)) for task in job.tasks}
+        assert len(waiting) == 1
 
 
 @pytest.mark.parametrize("console", [Console, Lines, JsonLines])
@@ -200,3 +206,26 @@ def test_a_plan_is_read_back_as_it_was_written(smoke, tmp_path):
 
 def test_a_profile_without_a_missing_generator_trains_none(tmp_path):
     assert engine._prior_tasks(read_profile(tiny_profile(tmp_path))) == []
+
+
+def test_one_experiment_executes_its_own_notebook_only(tmp_path):
+    config = PROJECT / "configs" / "smoke.yaml"
+    request = engine.Request(config, only="baselines", notebooks=tmp_path, book=tmp_path)
+    pages = engine._page_tasks(request, read_profile(config), Store(tmp_path), True)
+    assert [rule_of(page) for page in pages] == ["notebook", "book"] and pages[0].name.endswith(
+        "baselines.ipynb"
+    )
+
+
+def test_a_missing_measurement_brings_the_experts_that_it_reads(tmp_path):
+    profile = read_profile(PROJECT / "configs" / "smoke.yaml")
+    task = MeasureTask(DistillationSettings.of(profile, "mtt", "pixels", 1, 0))
+    found = missing_tasks([task], Store(tmp_path))
+    assert Counter(map(rule_of, found)) == {"measure": 1, "experts": 2}
+
+
+def test_the_cost_of_a_generator_follows_from_its_recipe():
+    costs = {}
+    for name in ("digits-16", "cifar10-32", "imagenette-64"):
+        costs[name] = PriorTask(str(PROJECT / "configs" / "priors" / f"{name}.yaml"), "out").cost / 3600
+    assert costs == pytest.approx({"digits-16": 0.9, "cifar10-32": 14.5, "imagenette-64": 25.2}, rel=0.1)

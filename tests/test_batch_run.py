@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that has been through, with what it printed."""
+    """A run that has been through, with what it printed; its path means something to YAML and Snakemake."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny_profile(folder)
-    return config, folder / "results", hglad_run(config, folder / "results")
+    config, results = tiny_profile(folder), folder / "res {job} #1: 2"
+    return config, results, hglad_run(config, results, SNAKEMAKE_PROFILE="elsewhere")
 
 
 def events(run: subprocess.CompletedProcess) -> list[dict]:
@@ -32,8 +32,8 @@ def test_a_run_computes_every_result_and_says_so_line_by_line(finished):
     config, results, run = finished
     assert run.returncode == 0, run.stderr
     tasks = plan(read_profile(config))
-    assert f"tiny: {len(tasks)} tasks in 3 jobs, 2 at once on cpu" in run.stdout
-    assert "[3/3] evaluate" in run.stdout and "3 of 3 jobs done" in run.stdout
+    assert f"tiny: {len(tasks)} tasks in 4 jobs, 2 at once on cpu" in run.stdout
+    assert "[4/4] evaluate" in run.stdout and "4 of 4 jobs done" in run.stdout
     assert len(results_of(results)) == 2 + 4  # sets; evaluations of two sets and of two random ones
 
 
@@ -66,8 +66,8 @@ def test_what_happens_is_readable_by_a_program(tmp_path):
     run = hglad_run(tiny_profile(tmp_path), tmp_path / "results", "--json")
     found = events(run)
     kinds = [event["event"] for event in found]
-    assert kinds[0] == "plan" and kinds[-1] == "end" and kinds.count("done") == 3
-    assert found[-1]["failed"] == {} and found[-1]["done"] == 3
+    assert kinds[0] == "plan" and kinds[-1] == "end" and kinds.count("done") == 4
+    assert found[-1]["failed"] == {} and found[-1]["done"] == 4
     shares = [event["share"] for event in found[1:-1]]
     assert shares == sorted(shares) and shares[-1] == 1
 

@@ -38,7 +38,7 @@ def test_jobs_are_submitted_with_the_resources_of_their_rule_and_do_their_work(c
     assert run.returncode == 0, run.stdout + run.stderr
     jobs = submitted(folder)
     limits = yaml.safe_load((SHIPPED / "config.yaml").read_text())
-    assert len(jobs) == 3
+    assert len(jobs) == 4
     for job in jobs:
         rule = job["comment"].split("_")[1]
         wanted = limits["default-resources"] | limits["set-resources"][rule]
@@ -56,7 +56,7 @@ def test_a_gpu_is_asked_for_and_a_node_without_one_says_so(cluster):
     words = ("--cluster", str(profile), "--device", "cuda", "--quiet")
     run = hglad_run(config, folder / "results", *words, **environment)
     assert run.returncode == 3 and "PyTorch finds no GPU" in run.stderr
-    assert [job["gpus"] for job in submitted(folder)] == ["1"]
+    assert [job["gpus"] for job in submitted(folder)] == ["1", "1"]  # the classifier, and random images
 
 
 def test_a_dry_run_submits_nothing(cluster):
@@ -64,7 +64,7 @@ def test_a_dry_run_submits_nothing(cluster):
     run = hglad_run(
         tiny_profile(folder), folder / "results", "--cluster", str(profile), "--dry-run", **environment
     )
-    assert run.returncode == 0 and "3 jobs" in run.stdout and not submitted(folder)
+    assert run.returncode == 0 and "4 jobs" in run.stdout and not submitted(folder)
 
 
 def test_the_shipped_profile_has_a_walltime_and_memory_for_every_rule():

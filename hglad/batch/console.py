@@ -83,7 +83,7 @@ class Lines(Console):
     """A line for each job, and below them, on a terminal, a bar with the time that is left."""
 
     def __init__(self):
-        self.number, self.begin, self.bar, self.total, self.seconds = 0, time.time(), None, 0, 0.0
+        self.seen, self.begin, self.bar, self.total, self.seconds = set(), time.time(), None, 0, 0.0
 
     def say(self, text: str) -> None:
         tqdm.write(text)
@@ -103,16 +103,16 @@ class Lines(Console):
             for job in plan.jobs:
                 self.say(f"  {as_text(job.seconds):>10}  {job.title}")
             return
-        self.begin, self.number, self.total, self.seconds = time.time(), 0, len(plan.jobs), plan.seconds
+        self.begin, self.seen, self.total, self.seconds = time.time(), set(), len(plan.jobs), plan.seconds
         shape = "{desc} |{bar:30}| {n:.0f}% {postfix}"
         self.bar = tqdm(total=100, desc=plan.profile, bar_format=shape, disable=None, leave=False)
 
     def event(self, event: Event) -> None:
         if event.kind in ("done", "failed"):
-            self.number += 1
+            self.seen.add(event.job.name)  # a job that is tried again counts once
             took = as_text(event.content["seconds"]) if event.kind == "done" else "failed"
             width = len(str(self.total))
-            self.say(f"[{self.number:{width}}/{self.total}] {event.job.title}: {took}")
+            self.say(f"[{len(self.seen):{width}}/{self.total}] {event.job.title}: {took}")
         self.bar.set_postfix_str(f"{as_text(self._left(event.share))} left", refresh=False)
         self.bar.update(100 * event.share - self.bar.n)
 

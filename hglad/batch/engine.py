@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from hglad.batch.console import Console, Outcome, Plan
 from hglad.batch.estimates import Estimates, wall_seconds
 from hglad.batch.folder import Machine, RunFolder, read_note
@@ -32,6 +34,7 @@ from hglad.staleness import Reasons
 
 SHORTEST, LONGEST, ON_CLUSTER = 20.0, 600.0, 1800.0  # seconds of a job, by default
 THREADS_ON_CLUSTER = 4
+SNAKEFILE = Path(__file__).with_name("Snakefile")
 PATIENCE = 20.0  # seconds that jobs get to end after Ctrl-C
 
 
@@ -111,6 +114,8 @@ def _page_tasks(request: Request, profile: Profile, store: Store, renewed: bool)
         return []
     out, config = str(request.notebooks.resolve()), str(Path(request.config).resolve())
     names = stale(config, store.root, out, everything=renewed)
+    if request.only:
+        names = [name for name in names if name.removesuffix(".ipynb").split("_", 1)[1] == request.only]
     tasks = [NotebookTask(config, name, out) for name in names]
     return tasks + ([BookTask(profile.profile, out, str(request.book))] if request.book else [])
 
@@ -122,11 +127,11 @@ def _run_tasks(request: Request, name: str, tasks: list, every: list, store: Sto
         return True
     committed = Store(PROJECT / "data" / "results" / name)
     estimates = Estimates.of(every, (store, committed))
-    shared = 1 if request.cluster else request.machine.cores
-    jobs = group(tasks, estimates.seconds, _longest(request, tasks, estimates), shared)
     machine = _spread(request.machine, len(every), request.cluster is not None)
-    reasons = _reasons(tasks, store)
-    at_once = len(jobs) if request.cluster else machine.gpus or max(1, machine.cores // machine.threads)
+    at_once = _cluster_jobs(request.cluster) or machine.gpus or max(1, machine.cores // machine.threads)
+    longest = _longest(request, sum(map(estimates.seconds, tasks)) / at_once)
+    jobs = group(tasks, estimates.seconds, longest, 1 if request.cluster else at_once)
+    at_once, reasons = min(at_once, len(jobs)), _reasons(tasks, store)
     guessed = sum(not estimates.recorded(task) for task in tasks)
     seconds = wall_seconds(jobs, at_once)
     plan = Plan(name, jobs, len(every), reasons, seconds, at_once, machine.device, guessed)
@@ -140,12 +145,19 @@ def _reasons(tasks: list, store: Store) -> Counter:
     return Counter("to be shown" if task.phase >= 3 else reasons.why(task) for task in tasks)
 
 
-def _longest(request: Request, tasks: list, estimates: Estimates) -> float:
-    """Seconds of a job: a quarter of each processor's share, so that the last ones end together."""
+def _longest(request: Request, share: float) -> float:
+    """Seconds of a job: a quarter of the work of each that runs at once, so that they end together."""
     if request.job_seconds or request.cluster:
         return request.job_seconds or ON_CLUSTER
-    share = sum(map(estimates.seconds, tasks)) / (4 * max(1, request.machine.cores))
-    return min(max(share, SHORTEST), LONGEST)
+    return min(max(share / 4, SHORTEST), LONGEST)
+
+
+def _cluster_jobs(folder: Path | None) -> int:
+    """Jobs that a cluster's profile lets run at once; 0 without a cluster."""
+    if folder is None:
+        return 0
+    jobs = (yaml.safe_load((folder / "config.yaml").read_text()) or {}).get("jobs", 100)
+    return jobs if isinstance(jobs, int) else 100
 
 
 def _spread(machine: Machine, tasks: int, cluster: bool) -> Machine:
@@ -161,7 +173,7 @@ def _spread(machine: Machine, tasks: int, cluster: bool) -> Machine:
 
 def _execute(request: Request, plan: Plan, machine: Machine, store: Store, console: Console) -> bool:
     folder = RunFolder.create(store.root)
-    with folder.alive:
+    with folder.alive():
         program = [sys.executable, "-m", "hglad", "job"]
         folder.write(plan.jobs, machine, store.root, program)
         begin = time.time()
@@ -179,9 +191,10 @@ def snakemake(
     folder: RunFolder, machine: Machine, cluster: Path | None = None, options: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen]:
     """Snakemake at work on the plan of a folder; ended with all its jobs when the body is left early."""
-    words = [sys.executable, "-m", "hglad.batch.lifeline", "snakemake", "--snakefile", PROJECT / "Snakefile"]
-    words += ["--directory", folder.path, "--config", f"plan={folder.path}", "--nolock", "--keep-going"]
-    words += ["--rerun-triggers", "mtime", "--scheduler", "greedy", "--nocolor", "--quiet", "progress"]
+    words = [sys.executable, "-m", "hglad.batch.lifeline", "snakemake", "--snakefile", SNAKEFILE]
+    words += ["--directory", folder.path]
+    words += ["--nolock", "--keep-going", "--workflow-profile", "none", "--rerun-triggers", "mtime"]
+    words += ["--scheduler", "greedy", "--nocolor", "--quiet", "progress"]
     if cluster:
         words += ["--profile", cluster.resolve()]
     else:
@@ -201,7 +214,8 @@ def snakemake(
 def _environment() -> dict[str, str]:
     """The present one, with this very library for all jobs, wherever they work."""
     path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": path}
+    own = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
+    return own | {"TQDM_DISABLE": "1", "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -226,19 +240,31 @@ def _failures(folder: RunFolder, jobs: list[Job], process: subprocess.Popen) -> 
     open_ones = [job for job in jobs if job.name not in done]
     if open_ones and not started:
         raise HgladError(f"Snakemake does not start: {_last_words(folder)}; all it said is in {folder.path}")
-    return {job.name: _why_failed(job, folder, failed, started) for job in open_ones}
+    return {job.name: _why_failed(job, folder, done, failed, started) for job in open_ones}
 
 
-def _why_failed(job: Job, folder: RunFolder, failed: dict[str, Path], started: dict[str, Path]) -> str:
+def _why_failed(job: Job, folder: RunFolder, done: dict, failed: dict, started: dict) -> str:
     log = folder.path / "logs" / f"{job.name}.log"
     if job.name in failed:
         return f"{read_note(failed[job.name]).get('error', 'failed')} (log: {log})"
+    said = [line for line in _lines(log) if line.startswith("hglad: ")]
+    if said:
+        return f"{said[-1].removeprefix('hglad: ')} (log: {log})"
     if job.name in started:
-        return f"killed, perhaps for lack of memory: fewer at once need less, --cores N (log: {log})"
+        return f"killed, for lack of memory (--cores N: fewer at once) or at a time limit (log: {log})"
+    if all(need in done for need in job.needs):
+        return f"not begun: {_last_words(folder)} (log: {folder.path / 'snakemake.log'})"
     return "not begun: a job that it needs is not done"
 
 
 def _last_words(folder: RunFolder) -> str:
-    """The last line that Snakemake printed."""
-    lines = (folder.path / "snakemake.log").read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    """The first line of Snakemake that speaks of an error, else its last one."""
+    lines = _lines(folder.path / "snakemake.log")
+    errors = [line for line in lines if "error" in line.lower()]
+    return [*errors[:1], *reversed(lines), "it printed nothing"][0]
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a text that are not empty; none where there is no file."""
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -11,9 +11,9 @@ from hglad.tasks import Task
 from hglad.trace import record_of
 
 # Seconds per unit of cost where a profile has no record of its own: on one core, measured on the digits.
-# Priors, notebooks and the book count one unit each.
+# Notebooks and the book count one unit each.
 USUAL = {
-    "prior": 3600.0,
+    "prior": 1.0,
     "classifier": 1.5e-4,
     "experts": 1.5e-4,
     "distil": 1.5e-4,

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -41,7 +43,20 @@ class RunFolder:
 
     def __init__(self, path: Path | str):
         self.path = Path(path).resolve()
-        self.alive = FileLock(self.path / "alive.lock")
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Keep other runs from removing the folder; where the file system has no locks, they may."""
+        lock = FileLock(self.path / "alive.lock")
+        try:
+            lock.acquire()
+        except (OSError, NotImplementedError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     @classmethod
     def create(cls, results: Path) -> Self:

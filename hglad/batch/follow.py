@@ -45,6 +45,8 @@ class _Look:
         """What is new since the last look."""
         before = dict(self.shares)
         for job, path in self.folder.noted("progress").items():
+            if job in self.seen["done"]:
+                continue
             self.shares[job] = max(self.shares[job], read_note(path).get("share", 0.0))
         for kind, seen in self.seen.items():
             files = self.folder.noted(kind)

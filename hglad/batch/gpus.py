@@ -14,13 +14,13 @@ from hglad.errors import HgladError
 def one_gpu(folder: Path, count: int) -> Iterator[None]:
     """Let this process see one GPU of `count`, none of which two jobs have at once.
 
-    To be entered before CUDA starts. A cluster's scheduler has chosen already, and with one GPU there is
-    nothing to choose; the variable CUDA_VISIBLE_DEVICES of the run says which ones it may take.
+    To be entered before CUDA starts. With one GPU there is nothing to choose; the variable
+    CUDA_VISIBLE_DEVICES of the run says which ones it may take.
 
     Raises:
         HgladError: all are taken.
     """
-    if count < 2 or "SLURM_JOB_ID" in os.environ:
+    if count < 2:
         yield
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -38,14 +38,17 @@ def group(tasks: list, seconds_of: Callable[[object], float], longest: float, at
     """Jobs of about `longest` seconds each at most, by rule; such as differ in the seed only keep together.
 
     A task that takes longer is a job of its own. A rule with little to do is shared among `at_once` processes
-    as long as that pays. The longest jobs of a rule come first, so that none is left alone at the end.
+    as long as that pays. The longest jobs of a rule come first, so that none is left alone at the end. Tasks
+    that wait for others are not put together with such as need not: a failure would hold those up as well.
     """
-    jobs = []
+    jobs, missing = [], {task.key for task in tasks}
     for rule in RULES:
         own = [task for task in tasks if rule_of(task) == rule]
-        most = min(longest, max(WORTH, sum(map(seconds_of, own)) / at_once))
-        packs = [pack for alike in _alike(own) for pack in _pack(alike, seconds_of, most)]
-        packs = _merged(packs, seconds_of, most)
+        most, packs = min(longest, max(WORTH, sum(map(seconds_of, own)) / at_once)), []
+        for waits in (True, False):
+            part = [task for task in own if any(need.key in missing for need in needs(task)) == waits]
+            parts = [pack for alike in _alike(part) for pack in _pack(alike, seconds_of, most)]
+            packs += _merged(parts, seconds_of, most)
         packs.sort(key=lambda pack: -sum(map(seconds_of, pack)))
         for number, pack in enumerate(packs):
             jobs.append(Job(f"{rule}-{number:04}", rule, pack, sum(map(seconds_of, pack))))

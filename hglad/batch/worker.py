@@ -20,7 +20,7 @@ def work(folder: RunFolder, job: str) -> None:
     """Compute the tasks of a job whose results are missing.
 
     Raises:
-        HgladError: what the first failing task said; the others are computed all the same.
+        Exception: what the first failing task said; the others are computed all the same.
     """
     end_with_parent()
     keep_freed_memory()
@@ -44,17 +44,18 @@ def _compute_all(folder: RunFolder, job: str) -> float:
     os.chdir(plan["directory"])  # Snakemake works in the run's folder
     tasks = folder.tasks(job)
     machine, store = plan["machine"], Store(plan["results"])
-    check_device(machine["device"])
     torch.set_num_threads(machine["threads"])
     begin, finished, errors = time.time(), 0.0, []
     waiting = [(task, False) for task in tasks]
     with one_gpu(folder.path, machine["gpus"] if plan["jobs"][job]["gpu"] else 0):
+        if plan["jobs"][job]["gpu"]:
+            check_device(machine["device"])  # this starts CUDA, which sees one GPU by now
         for task, wait in waiting:  # those that another process computes come again at the end
             try:
                 if not compute(task, store, machine["device"], wait):
                     waiting.append((task, True))
                     continue
-            except HgladError as error:
+            except Exception as error:
                 errors.append(error)
             finished += task.cost
             folder.note("progress", job, {"share": finished / sum(each.cost for each in tasks)})

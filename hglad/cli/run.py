@@ -62,7 +62,7 @@ def _machine(options):
     if options.device != "cpu" and not options.cluster:
         import torch
 
-        gpus = options.gpus or torch.cuda.device_count()
+        gpus = options.gpus or (1 if ":" in options.device else torch.cuda.device_count())
     return Machine(options.device, cores, gpus, options.threads)
 
 
