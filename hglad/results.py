@@ -7,10 +7,10 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hglad.errors import HgladError
+from hglad.locks import held
 from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
 from hglad.statistics import summarise, t_factor
@@ -77,20 +77,8 @@ class Store:
         Raises:
             filelock.Timeout: another process has it and `wait` is false.
         """
-        file = self.root / ".locks" / f"{key}.lock"
-        lock = FileLock(file, timeout=-1 if wait else 0)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise
-        except (OSError, NotImplementedError):  # no locks here; if nothing can be written, the result says so
+        with held(self.root / ".locks" / f"{key}.lock", wait):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def set_folder(self, key: str) -> Path:
         """Folder of a distilled set."""

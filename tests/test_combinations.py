@@ -1,21 +1,19 @@
 """Settings that are right one by one and cannot be together are refused when a profile is read."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import yaml
+from smoke_profile import SMOKE, changed
 
 from hglad.combinations import NEEDS
 from hglad.distillation import WITHOUT_GENERATOR
 from hglad.errors import HgladError
 from hglad.experiments import EXPERIMENTS, cross_architecture
-from hglad.paths import PROJECT
 from hglad.profile import Profile
 from hglad.profile_file import profile_from, read_profile
 from hglad.settings import to_dict
 
-SMOKE = yaml.safe_load((PROJECT / "configs" / "smoke.yaml").read_text())
 NOTHING = {
     "sweep_seeds": 0, "families": [], "ablation_seeds": 0, "part_seeds": 0, "audit_seeds": 0,
     "cross_seeds": 0, "baselines": [], "augmentations": [],
@@ -26,14 +24,7 @@ MTT_FREE = {"surrogate.objectives": {"dm": {}}}
 
 def made(**changes) -> Profile:
     """The smoke profile with the values at some dotted keys replaced."""
-    values = deepcopy(SMOKE)
-    for key, value in changes.items():
-        *groups, last = key.split(".")
-        group = values
-        for name in groups:
-            group = group.setdefault(name, {})
-        group[last] = value
-    return profile_from(**values)
+    return profile_from(**changed(**changes))
 
 
 CASES = [

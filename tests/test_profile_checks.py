@@ -1,11 +1,11 @@
 """What does not fit the images and the generator is found before anything runs, in one line with its key."""
 
 import re
-from copy import deepcopy
 
 import pytest
 import torch
 import yaml
+from smoke_profile import changed
 from torchvision.utils import save_image
 
 from hglad import prior_recipes
@@ -23,20 +23,7 @@ from hglad.profile_file import profile_from, read_profile
 from hglad.protocols import protocol
 from hglad.tasks import DistillTask
 
-SMOKE = yaml.safe_load((PROJECT / "configs" / "smoke.yaml").read_text())
 CONFIGS = {path.stem: path for path in sorted((PROJECT / "configs").glob("*.yaml"))}
-
-
-def changed(**changes) -> dict:
-    """The smoke profile's values with those at some dotted keys replaced."""
-    values = deepcopy(SMOKE)
-    for key, value in changes.items():
-        *groups, last = key.split(".")
-        group = values
-        for name in groups:
-            group = group.setdefault(name, {})
-        group[last] = value
-    return values
 
 
 def made(**changes) -> Profile:

@@ -86,12 +86,15 @@ class Lines(Console):
         self.seen, self.begin, self.bar, self.total, self.seconds = set(), time.time(), None, 0, 0.0
 
     def say(self, text: str) -> None:
+        """Print a remark above the bar."""
         tqdm.write(text)
 
     def nothing(self, profile: str, results: int) -> None:
+        """Say that all results are there."""
         self.say(f"{profile}: nothing to do, all {results} results are there")
 
     def plan(self, plan: Plan, dry: bool) -> None:
+        """Say what is to be done and how long it takes, and open the bar."""
         where = f"{plan.at_once} at once on {plan.device}"
         guess = "a guess" if plan.guessed == plan.tasks else f"by records, a guess for {plan.guessed}"
         basis = guess if plan.guessed else "by records"
@@ -108,6 +111,7 @@ class Lines(Console):
         self.bar = tqdm(total=100, desc=plan.profile, bar_format=shape, disable=None, leave=False)
 
     def event(self, event: Event) -> None:
+        """A line for a job that is done or has failed; the bar moves on."""
         if event.kind in ("done", "failed"):
             self.seen.add(event.job.name)  # a job that is tried again counts once
             took = as_text(event.content["seconds"]) if event.kind == "done" else "failed"
@@ -123,6 +127,7 @@ class Lines(Console):
         return share * paced + (1 - share) * expected
 
     def end(self, plan: Plan, outcome: Outcome) -> None:
+        """Close the bar; say what failed and how long it took."""
         self.bar.close()
         super().end(plan, outcome)
         ready = f"{len(plan.jobs) - len(outcome.failed)} of {_counted(len(plan.jobs), 'job')}"
@@ -138,12 +143,15 @@ class JsonLines(Console):
         print(json.dumps(content), flush=True)
 
     def say(self, text: str) -> None:
+        """A line `note`."""
         self._print(event="note", text=text)
 
     def nothing(self, profile: str, results: int) -> None:
+        """A line `nothing`."""
         self._print(event="nothing", profile=profile, results=results)
 
     def plan(self, plan: Plan, dry: bool) -> None:
+        """A line `plan` with every job."""
         jobs = [
             {"job": job.name, "title": job.title, "tasks": [t.key for t in job.tasks], "needs": job.needs}
             | {"seconds": round(job.seconds, 1)}
@@ -155,10 +163,12 @@ class JsonLines(Console):
         )  # fmt: skip
 
     def event(self, event: Event) -> None:
+        """A line of the event's own kind."""
         job = {} if event.job is None else {"job": event.job.name, "title": event.job.title}
         self._print(event=event.kind, share=round(event.share, 4), **job, **event.content)
 
     def end(self, plan: Plan, outcome: Outcome) -> None:
+        """A line `end`."""
         ready, times = len(plan.jobs) - len(outcome.failed), (outcome.seconds, outcome.computing)
         seconds, computing = (round(time, 1) for time in times)
         what = {"seconds": seconds, "computing": computing, "at_once": plan.at_once}

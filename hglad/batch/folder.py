@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from hglad.batch.jobs import Job
 from hglad.batch.rules import RULES, from_plain, to_plain
 from hglad.errors import HgladError
+from hglad.locks import held
 from hglad.storage import read_json
 
 KEPT = 3  # folders of earlier runs, for their logs
@@ -47,16 +48,8 @@ class RunFolder:
     @contextmanager
     def alive(self) -> Iterator[None]:
         """Keep other runs from removing the folder; where the file system has no locks, they may."""
-        lock = FileLock(self.path / "alive.lock")
-        try:
-            lock.acquire()
-        except (OSError, NotImplementedError):
+        with held(self.path / "alive.lock"):
             yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     @classmethod
     def create(cls, results: Path) -> Self:

@@ -59,4 +59,5 @@ class _Look:
 
     @property
     def share(self) -> float:
+        """Of the estimated work that is done."""
         return sum(share * self.jobs[name].seconds for name, share in self.shares.items()) / self.total

@@ -1,6 +1,7 @@
 """Processes that end with the one that started them, however that one ends.
 
-`python -m hglad.batch.lifeline MODULE ARGUMENTS` runs a module as such a process.
+`python -m hglad.batch.lifeline MODULE ARGUMENTS` runs a module as such a process, from before its imports on:
+these take seconds, in which a parent may die.
 """
 
 import ctypes

@@ -8,7 +8,6 @@ import torch
 
 from hglad.batch.folder import RunFolder
 from hglad.batch.gpus import one_gpu
-from hglad.batch.lifeline import end_with_parent
 from hglad.device import check_device
 from hglad.errors import HgladError
 from hglad.memory import keep_freed_memory
@@ -22,7 +21,6 @@ def work(folder: RunFolder, job: str) -> None:
     Raises:
         Exception: what the first failing task said; the others are computed all the same.
     """
-    end_with_parent()
     keep_freed_memory()
     begin = time.time()
     folder.forget("failed", job)  # it is tried again

@@ -4,6 +4,7 @@ from hglad.cli.common import check_new, command
 
 
 def add_bench(commands) -> None:
+    """Arguments of `hglad bench`."""
     parser = command(
         commands, "bench", _bench, "time fast implementations against straightforward ones (in a checkout)"
     )

@@ -6,6 +6,7 @@ from hglad.cli.common import command
 
 
 def add_data(commands) -> None:
+    """Arguments of `hglad data`."""
     parser = commands.add_parser("data", help="list the data sets or check one")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     command(actions, "list", _data_list, "names of the data sets")

@@ -8,6 +8,7 @@ from hglad.errors import HgladError
 
 
 def add_distill(commands) -> None:
+    """Arguments of `hglad distill`."""
     parser = command(commands, "distill", _distill, "distil one set")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--objective", default="dm", help="matching objective (default: dm)")
@@ -108,6 +109,7 @@ def _experts_of(profile, settings, device: str) -> Path | None:
 
 
 def add_tune(commands) -> None:
+    """Arguments of `hglad tune`."""
     parser = command(
         commands, "tune", _tune, "find rates, layer and stages of each search on held-out training images"
     )
@@ -141,6 +143,7 @@ def _tune(options) -> None:
 
 
 def add_explore(commands) -> None:
+    """Arguments of `hglad explore`."""
     parser = command(commands, "explore", _explore, "write a page to step through a run in a browser")
     parser.add_argument("folder", help="folder of a distilled set with kept iterates (--keep-iterates)")
     parser.add_argument("--rows", metavar="FILE", help="evaluation of its iterates, for a curve of accuracy")

@@ -4,6 +4,7 @@ from hglad.cli.common import command
 
 
 def add_notebooks(commands) -> None:
+    """Arguments of `hglad notebooks`."""
     parser = command(commands, "notebooks", _notebooks, "execute the notebooks of a profile with papermill")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
@@ -17,6 +18,7 @@ def _notebooks(options) -> None:
 
 
 def add_book(commands) -> None:
+    """Arguments of `hglad book`."""
     parser = command(commands, "book", _book, "build the book around executed notebooks")
     parser.add_argument("--notebooks", help="folder of the executed notebooks (default: the committed ones)")
     parser.add_argument(

@@ -7,6 +7,7 @@ from hglad.errors import HgladError
 
 
 def add_prior(commands) -> None:
+    """Arguments of `hglad prior`."""
     parser = commands.add_parser("prior", help="train, import or sample a generator")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     train = command(actions, "train", _prior_train, "train a generator on a data set; a stopped run goes on")

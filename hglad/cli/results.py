@@ -7,6 +7,7 @@ from hglad.errors import HgladError
 
 
 def add_compare(commands) -> None:
+    """Arguments of `hglad compare`."""
     parser = command(commands, "compare", _compare, "hold recomputed results against committed ones")
     parser.add_argument("recomputed", help="folder of the new results")
     parser.add_argument("committed", help="folder of the results to compare with")
@@ -21,6 +22,7 @@ def _compare(options) -> None:
 
 
 def add_results(commands) -> None:
+    """Arguments of `hglad results`."""
     parser = commands.add_parser("results", help="print tables of results or export their rows")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     table = command(actions, "table", _results_table, "print a table of results with intervals")

@@ -14,6 +14,7 @@ FOLDERS = ("results", "notebooks", "book", "cluster")
 
 
 def add_run(commands) -> None:
+    """Arguments of `hglad run`."""
     parser = command(commands, "run", _run, "compute what is missing of a profile's runs")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
@@ -67,6 +68,7 @@ def _machine(options):
 
 
 def add_job(commands) -> None:
+    """Arguments of `hglad job`."""
     parser = commands.add_parser("job", description="compute one job of a plan; Snakemake calls this")
     parser.set_defaults(function=_job)
     parser.add_argument("folder", help="folder of the run")
@@ -81,6 +83,7 @@ def _job(options) -> None:
 
 
 def add_check(commands) -> None:
+    """Arguments of `hglad check`."""
     parser = command(commands, "check", _check, "see whether a profile fits, and how much it computes")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
 
@@ -95,6 +98,7 @@ def _check(options) -> None:
 
 
 def add_experts(commands) -> None:
+    """Arguments of `hglad experts`."""
     parser = command(commands, "experts", _experts, "train expert trajectories for trajectory matching")
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--count", type=int, help="experts (default: the profile's)")

@@ -7,6 +7,7 @@ from hglad.errors import HgladError
 
 
 def add_evaluate(commands) -> None:
+    """Arguments of `hglad evaluate`."""
     parser = command(
         commands, "evaluate", _evaluate, "train networks on a distilled set, test them on real images"
     )

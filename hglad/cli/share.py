@@ -8,6 +8,7 @@ EXPORT_FORMATS = ("imagefolder", "parquet", "pt")
 
 
 def add_provenance(commands) -> None:
+    """Arguments of `hglad provenance`."""
     parser = command(commands, "provenance", _provenance, "print where a result comes from")
     parser.add_argument(
         "path",
@@ -25,6 +26,7 @@ def _provenance(options) -> None:
 
 
 def add_export(commands) -> None:
+    """Arguments of `hglad export`."""
     parser = command(
         commands,
         "export",
@@ -51,6 +53,7 @@ def _export(options) -> None:
 
 
 def add_report(commands) -> None:
+    """Arguments of `hglad report`."""
     parser = command(
         commands,
         "report",
