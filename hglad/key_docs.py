@@ -27,9 +27,10 @@ from hglad.objectives.registry import SHARED
 from hglad.paths import PROJECT
 from hglad.priors import PRIORS
 from hglad.priors.gan import GANSettings
+from hglad.priors.quality import QualitySettings
 from hglad.priors.recipe import RecipeSettings
 from hglad.priors.registry import family
-from hglad.priors.train import PriorSettings, QualitySettings
+from hglad.priors.train import PriorSettings
 from hglad.profile import (
     SET_TEXTS,
     EvaluationSettings,

@@ -23,7 +23,8 @@ from hglad.evaluation_task import EvaluateTask
 from hglad.experts import ExpertSettings
 from hglad.notebooks import execute
 from hglad.priors.gan import GANSettings
-from hglad.priors.train import PriorSettings, QualitySettings, train_prior
+from hglad.priors.quality import QualitySettings
+from hglad.priors.train import PriorSettings, train_prior
 from hglad.profile import MetricSettings, SurrogateSettings
 from hglad.results import Store
 from hglad.runner import run_all

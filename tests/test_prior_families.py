@@ -14,9 +14,10 @@ from hglad.errors import HgladError
 from hglad.priors import PRIORS, Latents, load_prior, prior_card, prior_hash, recipe, save_prior
 from hglad.priors.biggan import BigGANSettings
 from hglad.priors.gan import GANSettings, GANTraining
+from hglad.priors.quality import QualitySettings
 from hglad.priors.registry import family, generator_settings, kind_of
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
-from hglad.priors.train import PriorSettings, QualitySettings, read_prior_settings, train_prior
+from hglad.priors.train import PriorSettings, read_prior_settings, train_prior
 from hglad.profile import MetricSettings, SurrogateSettings
 from hglad.report import prior_table
 from hglad.settings import to_dict

@@ -22,8 +22,9 @@ from hglad.priors import (
 )
 from hglad.priors.discriminator import Discriminator, minibatch_deviation
 from hglad.priors.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
+from hglad.priors.quality import QualitySettings, draw_samples, frechet_distance, measure_quality
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.priors.train import PriorSettings, QualitySettings, draw_samples, read_prior_settings, train_prior
+from hglad.priors.train import PriorSettings, read_prior_settings, train_prior
 from hglad.storage import read_json, read_tensors, write_json
 
 files = import_module("hglad.priors.files")
@@ -442,11 +443,32 @@ class RealImages:
 
 def test_quality_tells_a_perfect_generator_from_an_untrained_one(tiny_prior, small_digits):
     settings = QualitySettings(samples=500, epochs=8, width=8)
-    perfect = train.measure_quality(RealImages(tiny_prior, small_digits.train), small_digits, settings)
-    untrained = train.measure_quality(tiny_prior, small_digits, settings)
+    perfect = measure_quality(RealImages(tiny_prior, small_digits.train), small_digits, settings)
+    untrained = measure_quality(tiny_prior, small_digits, settings)
     assert perfect["intended_class"] > 70 and perfect["trained_on_samples"] > 50
     assert untrained["intended_class"] < 40 and untrained["trained_on_samples"] < 40
     assert perfect["real_test_accuracy"] == untrained["real_test_accuracy"] > 70
+
+
+def test_the_frechet_distance_is_that_of_normal_distributions():
+    rng = seeded()
+    basis, _ = torch.linalg.qr(torch.randn(3, 3, generator=rng, dtype=torch.float64))
+    drawn = torch.randn(400, 3, generator=rng, dtype=torch.float64)
+    white = (drawn - drawn.mean(dim=0)) @ torch.linalg.inv(torch.linalg.cholesky(drawn.T.cov()).T)
+    first, second = white * torch.tensor([1.0, 2.0, 3.0]), white * torch.tensor([2.0, 2.0, 5.0])
+    shift = torch.tensor([1.0, -2.0, 0.5])
+    # Commuting covariances: |m|^2 + sum (s1 - s2)^2, in whatever basis.
+    expected = 5.25 + 1 + 0 + 4
+    assert frechet_distance(first @ basis, (second + shift) @ basis) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_better_generator_is_nearer_to_the_real_images(tiny_prior, small_digits):
+    settings = QualitySettings(samples=500, epochs=2, width=8)
+    perfect = measure_quality(RealImages(tiny_prior, small_digits.train), small_digits, settings)
+    untrained = measure_quality(tiny_prior, small_digits, settings)
+    assert perfect["frechet_distance_real"] == untrained["frechet_distance_real"]
+    assert perfect["frechet_distance"] < 2 * perfect["frechet_distance_real"] < untrained["frechet_distance"]
 
 
 def test_settings_of_a_prior_are_read_from_yaml(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from hglad.data import load_data
 from hglad.networks import create_network
 from hglad.priors import load_prior, prior_card
-from hglad.priors.train import draw_samples
+from hglad.priors.quality import draw_samples
 from hglad.training import TrainingSettings, train_classifier
 
 SHIPPED = pytest.mark.parametrize("name", ["digits-16", "digits-16-biggan"])

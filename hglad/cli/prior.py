@@ -59,7 +59,7 @@ def _prior_import(options) -> None:
 def _prior_sample(options) -> None:
     from hglad.distilled import save_grid
     from hglad.priors import load_prior
-    from hglad.priors.train import draw_samples
+    from hglad.priors.quality import draw_samples
 
     prior = load_prior(options.name).set_truncation(options.truncation)
     classes = _classes(options.classes) or range(min(10, max(1, prior.settings.c_dim)))

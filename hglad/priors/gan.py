@@ -15,6 +15,7 @@ from hglad.errors import HgladError
 from hglad.networks import initialise
 from hglad.priors.discriminator import Discriminator
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
+from hglad.settings import later
 from hglad.storage import publish
 
 VERSION = 1  # raise when the same settings and seed train another generator
@@ -49,6 +50,11 @@ class GANSettings:
     """Channels of the discriminator's first layer."""
     seed: int = 0
     """Seed of the initial weights and of every draw."""
+    classifier_epochs: int = later(40)
+    """Epochs of that classifier, a ConvNet of depth 3 and width 32, on the real images."""
+    precision: str = later("float32")
+    """Format of convolutions and products: `float32`, or `bfloat16`, faster on processors and GPUs made for
+    it; weights and losses stay in float32."""
 
     def __post_init__(self):
         object.__setattr__(self, "generator", generator_settings(self.generator, "training.generator."))
@@ -78,11 +84,13 @@ class GANTraining:
             raise HgladError(f"unknown loss '{settings.loss}': expected nonsaturating or hinge")
         if settings.classifier_weight and classifier is None:
             raise HgladError("classifier_weight needs a classifier: pass one or set it to 0")
+        if settings.precision not in ("float32", "bfloat16"):
+            raise HgladError(f"unknown precision '{settings.precision}': expected float32 or bfloat16")
         self.data, self.settings, self.classifier, self.step_count = data, settings, classifier, 0
         device = data.images.device
         self.rng = torch.Generator(device).manual_seed(settings.seed)
         network = family(kind_of(settings.generator)).random(settings.generator, self.rng)
-        self.generator = network.to(device).train()
+        self.generator = network.set_precision(settings.precision).to(device).train()
         self.average = AveragedModel(
             self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
         )
@@ -102,7 +110,9 @@ class GANTraining:
         Raises:
             HgladError: a loss is not finite.
         """
-        losses = {"discriminator": self._update_discriminator(), "generator": self._update_generator()}
+        half = self.settings.precision == "bfloat16"
+        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=half):
+            losses = {"discriminator": self._update_discriminator(), "generator": self._update_generator()}
         self.average.update_parameters(self.generator)
         self.step_count += 1
         for name, loss in losses.items():
@@ -166,7 +176,7 @@ class GANTraining:
 
     def finished(self) -> Generator:
         """The averaged generator with the statistics of its samples, frozen."""
-        network = self.average.module.eval().requires_grad_(False)
+        network = self.average.module.eval().requires_grad_(False).set_precision("float32")
         network.measure_statistics(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
         return network
 

@@ -1,42 +1,22 @@
 """Train a prior from a YAML file, resumable, and measure how good its samples are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from hglad.data import DataSet, DataSettings, RealData, load_data
-from hglad.errors import HgladError
-from hglad.networks import create_network
+from hglad.data import DataSettings, RealData, load_data
 from hglad.out_of_memory import clear_stop
 from hglad.priors.files import save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
-from hglad.priors.registry import Generator, kind_of
+from hglad.priors.quality import QualitySettings, measure_quality, train_convnet
+from hglad.priors.registry import kind_of
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
-from hglad.settings import fingerprint, read_yaml, to_dict
+from hglad.settings import fingerprint, identity, read_yaml, to_dict
 from hglad.storage import spared
-from hglad.training import TrainingSettings, accuracy, train_classifier
 from hglad.versions import Versions, declared
 
 SAVE_EVERY = 100  # steps, well under a minute of work for the sizes that one machine trains
-
-
-@dataclass(frozen=True)
-class QualitySettings:
-    """How the samples of a generator are judged."""
-
-    samples: int = 2000
-    """Samples, equally many of each class."""
-    epochs: int = 40
-    """Epochs of the two classifiers."""
-    width: int = 32
-    """Width of their ConvNet of depth 3."""
-    seed: int = 1000
-    """Seed of the samples and of the classifiers, apart from every seed of the training."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +52,8 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     training = fit_to_data(settings.training, dataset.train)
     watch = Stopwatch(device)
     run = GANTraining(dataset.train, training, _guide(training, dataset.train))
-    key = fingerprint(
-        _described(replace(training, steps=0)), dataset.train.content_hash, VERSION
-    )  # steps can be raised later
+    unlimited = _identified(replace(training, steps=0))  # steps can be raised later
+    key = fingerprint(unlimited, dataset.train.content_hash, VERSION)
     seconds = _train(run, out.with_suffix(".state"), key)
     generator = run.finished()
     provenance = watch.provenance() | {"seconds": round(seconds, 1)}
@@ -98,7 +77,7 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
 def _card_key(training: GANSettings, real: RealData, version: Versions) -> str:
     """Fingerprint of the training, for the card; a search names the generator by its tensors."""
     parts = ("gan", "augment", f"prior {kind_of(training.generator)}")
-    return fingerprint(_described(training), real.content_hash, {part: version(part) for part in parts})
+    return fingerprint(_identified(training), real.content_hash, {part: version(part) for part in parts})
 
 
 def fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
@@ -116,13 +95,18 @@ def _described(settings: GANSettings) -> dict:
     return to_dict(settings) | {"generator": network}
 
 
+def _identified(settings: GANSettings) -> dict:
+    """What a training is known by: as `_described`, without later fields at their defaults."""
+    network = {"kind": kind_of(settings.generator)} | identity(settings.generator)
+    return identity(settings) | {"generator": network}
+
+
 def _guide(settings: GANSettings, real: RealData):
     """Classifier of StyleGAN-XL's guidance, trained on the training images; none where it has no weight."""
     if not settings.classifier_weight:
         return None
-    return _train_convnet(real, real.images, real.labels, QualitySettings(seed=settings.seed)).requires_grad_(
-        False
-    )
+    own = QualitySettings(epochs=settings.classifier_epochs, seed=settings.seed, precision=settings.precision)
+    return train_convnet(real, real.images, real.labels, own).requires_grad_(False)
 
 
 def _train(run: GANTraining, state: Path, key: str) -> float:
@@ -139,57 +123,3 @@ def _train(run: GANTraining, state: Path, key: str) -> float:
             steps.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
     steps.close()
     return before + watch.seconds
-
-
-def draw_samples(
-    generator: Generator, count: int, seed: int, classes: Sequence[int] = ()
-) -> tuple[Tensor, Tensor]:
-    """`count` images (n, channels, height, width) in [0, 1], equally many of each class, and labels (n,).
-
-    `classes` are all of the generator's where they are not given; an unconditional one has class 0 alone.
-
-    Raises:
-        HgladError: a class that the generator does not have.
-    """
-    known, device = max(1, generator.settings.c_dim), next(generator.parameters()).device
-    for label in classes:
-        if not 0 <= label < known:
-            raise HgladError(
-                f"class {label} does not exist: the generator has {known}, expected 0 to {known - 1}"
-            )
-    chosen = torch.tensor(classes or range(known), device=device)
-    labels = chosen[torch.arange(count, device=device) * len(chosen) // count]
-    rng = torch.Generator(device).manual_seed(seed)
-    images = [generator.decode(generator.sample(part, rng), 0) for part in labels.split(100)]
-    return torch.cat(images).clamp(0, 1), labels
-
-
-def measure_quality(generator: Generator, dataset: DataSet, settings: QualitySettings) -> dict:
-    """Judge samples: do they show the class asked for, and do they teach what the real images teach?
-
-    Returns:
-        Percentages: `intended_class` by a ConvNet trained on the real training images, `real_test_accuracy`
-        of that ConvNet, `trained_on_samples` of a ConvNet that saw samples only, on the real test images.
-    """
-    images, labels = draw_samples(generator, settings.samples, settings.seed)
-    judge = _train_convnet(dataset.train, dataset.train.images, dataset.train.labels, settings)
-    student = _train_convnet(dataset.train, images, labels, settings)
-    with torch.no_grad():
-        predicted = judge(dataset.train.normalize(images)).argmax(dim=1)
-    return {
-        "intended_class": round((predicted == labels).double().mean().item() * 100, 2),
-        "trained_on_samples": round(accuracy(student, dataset.test), 2),
-        "real_test_accuracy": round(accuracy(judge, dataset.test), 2),
-        **to_dict(settings),
-    }
-
-
-def _train_convnet(real: RealData, images: Tensor, labels: Tensor, settings: QualitySettings):
-    rng = torch.Generator().manual_seed(settings.seed)
-    network = create_network(
-        "convnet", real.image_shape, len(real.classes), rng, depth=3, width=settings.width
-    )
-    protocol = TrainingSettings(
-        epochs=settings.epochs, batch_size=64, lr=0.01, augmentation="", ema_decay=None
-    )
-    return train_classifier(network.to(real.images.device), images, labels, real.normalize, protocol, rng)
