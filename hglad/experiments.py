@@ -1,6 +1,6 @@
 """The paper's experiments as functions: a profile in, tidy result rows out; what is missing is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -202,7 +202,7 @@ def metric_ablation(profile: Profile) -> Experiment:
     ipc, network = profile.sets["ipc"][0], _main_network(profile)
     tasks = [
         evaluation_of(profile, _distilled(profile, objective, "hierarchical", ipc, seed), network, True)
-        for objective in profile.sets["objectives"]
+        for objective in _studied(profile)
         for seed in profile.sets["seeds"][: profile.studies.ablation_seeds]
     ]
     measures = [MeasureTask(task.distilled) for task in tasks]
@@ -215,10 +215,15 @@ def paper_vs_code(profile: Profile) -> Experiment:
     return Experiment(profile, variants=_variants(profile, ablations.audit, profile.studies.audit_seeds))
 
 
+def _studied(profile: Profile) -> Sequence[str]:
+    """Objectives of the studies of the search."""
+    return profile.studies.objectives or profile.sets["objectives"]
+
+
 def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds: int) -> list[EvaluateTask]:
     ipc, network = profile.sets["ipc"][0], _main_network(profile)
     tasks = []
-    for objective in profile.sets["objectives"]:
+    for objective in _studied(profile):
         for variant in make(layer_count(profile), ipc) if seeds else []:
             rates = profile.searched(objective, variant.rates_of)
             layer = profile.searched(objective, "single").layer  # of GLaD, whose work a budget may follow
@@ -232,11 +237,17 @@ def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds
 
 def cross_architecture(profile: Profile) -> Experiment:
     """Sets of every method at the first ipc, evaluated on every architecture of the profile."""
-    ipc, seeds = profile.sets["ipc"][:1], profile.sets["seeds"][: profile.studies.cross_seeds]
+    studies, main = profile.studies, _main_network(profile)
+    ipc, seeds = profile.sets["ipc"][:1], profile.sets["seeds"][: studies.cross_seeds]
     part = replace(profile, sets=profile.sets | {"ipc": ipc, "seeds": seeds})
+    repeats = studies.cross_repeats or profile.evaluation.repeats
+    other = replace(part, evaluation=replace(part.evaluation, repeats=repeats))
     tasks = []
     for network in profile.networks:
-        tasks += _searches(part, profile.sets["searches"], network) + _baselines(part, network)
+        own = part if network == main else other
+        tasks += _searches(own, profile.sets["searches"], network) + _random(own, network)
+        if network == main or studies.cross_full:
+            tasks += _full(own, network)
     return Experiment(profile, tasks)
 
 

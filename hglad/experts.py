@@ -21,7 +21,7 @@ from hglad.errors import HgladError
 from hglad.networks import create_network
 from hglad.networks.initialise import dropout_from, host_generator
 from hglad.provenance import Stopwatch
-from hglad.settings import derive_seed, fingerprint
+from hglad.settings import derive_seed, fingerprint, later
 from hglad.storage import intact, read_metadata, read_tensors, spared, write_tensors
 from hglad.training import TrainingSettings, check_losses, train_epoch
 from hglad.versions import Versions, current, declared
@@ -47,6 +47,8 @@ class ExpertSettings:
     """Real images per step. Source: MTT."""
     augmentation: str = DSA
     """DSA strategies joined by "_"; "" for none. Source: MTT."""
+    precision: str = later("float32")
+    """Format, as `evaluation.training.precision`."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -57,8 +59,9 @@ class ExpertSettings:
     def training(self) -> TrainingSettings:
         """The same in the terms of `hglad.training`."""
         return TrainingSettings(
-            self.epochs, self.batch_size, self.lr, 0.0, 0.0, "constant", self.augmentation, None
-        )
+            self.epochs, self.batch_size, self.lr, 0.0, 0.0, "constant", self.augmentation, None,
+            self.precision,
+        )  # fmt: skip
 
 
 def experts_key(settings: ExpertSettings, network: dict, real: RealData, version: Versions = current) -> str:

@@ -129,6 +129,12 @@ class Studies:
     """Distillation seeds of each objective in the study of objectives, at the first ipc."""
     cross_seeds: int = 3
     """Distilled sets per method that meet the other architectures."""
+    cross_repeats: int = later(0)
+    """Networks of each other architecture trained per set; 0: `evaluation.repeats`."""
+    cross_full: bool = later(True)
+    """Train the other architectures on the full training set, too."""
+    objectives: tuple[str, ...] = later(())
+    """Objectives of the metric ablation and of the searches in parts; empty: all of `sets`."""
     part_seeds: int = 0
     """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
     audit_seeds: int = 0
@@ -144,7 +150,7 @@ class Studies:
         check_names("studies.baselines", self.baselines, BASELINES)
         for text in self.augmentations:
             check_augmentation("studies.augmentations", text)
-        for key in ("experiments", "families", "baselines", "augmentations"):
+        for key in ("experiments", "families", "baselines", "augmentations", "objectives"):
             check_once(f"studies.{key}", getattr(self, key))
         check_counts("studies", self, {}, 0)
 
@@ -190,6 +196,7 @@ class Profile:
         for label, changes in self.evaluation.networks.items():
             check_names("evaluation.networks", [label], self.networks)
             changed(self.evaluation.training, changes, f"evaluation.networks.{label}.")
+        check_names("studies.objectives", self.studies.objectives, self.sets["objectives"])
         self._check_prior()
 
     def _check_metric(self) -> None:

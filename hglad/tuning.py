@@ -37,6 +37,8 @@ class TuningSettings:
     """Settings tried, the profile's own among them."""
     seeds: int = 2
     """Distilled sets per trial."""
+    repeats: int = 0
+    """Networks trained per set; 0: `evaluation.repeats`."""
     holdout: float = 0.25
     """Share of the training images that the searches of the trials never see and that score them. A
     generator that was trained on all training images has seen them."""
@@ -45,6 +47,8 @@ class TuningSettings:
         for key in ("trials", "seeds"):
             if getattr(self, key) < 1:
                 raise HgladError(f"tune.{key} is {getattr(self, key)}: expected at least 1")
+        if self.repeats < 0:
+            raise HgladError(f"tune.repeats is {self.repeats}: expected at least 1, or 0 for the profile's")
         if not 0 < self.holdout < 1:
             raise HgladError(f"tune.holdout is {self.holdout}: expected a share between 0 and 1")
 
@@ -60,7 +64,12 @@ class Trial:
 
     def tasks(self, profile: Profile, settings: TuningSettings) -> list[EvaluateTask]:
         """One evaluation per seed, of the profile with training images in place of the test images."""
-        part = replace(profile, data=replace(profile.data, holdout=settings.holdout))
+        repeats = settings.repeats or profile.evaluation.repeats
+        part = replace(
+            profile,
+            data=replace(profile.data, holdout=settings.holdout),
+            evaluation=replace(profile.evaluation, repeats=repeats),
+        )
         ipc = profile.ipcs(self.objective)[0]
         return [
             evaluation_of(

@@ -34,7 +34,7 @@ def check_whole(key: str, values: Sequence[Any], least: int) -> None:
 def check_counts(group: str, settings: Any, least: dict[str, int], otherwise: int) -> None:
     """Raise `HgladError` for a whole number of a settings dataclass that is below its least."""
     for key, value in vars(settings).items():
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             check_whole(f"{group}.{key}", [value], least.get(key, otherwise))
 
 

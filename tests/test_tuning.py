@@ -92,7 +92,7 @@ def test_every_search_has_the_same_budget(result):
     for row in result["trials"]:
         counts.setdefault(row["kind"], []).append((row["steps"], row["seeds"]))
     assert list(counts) == list(KINDS) and all(found == [(6, 2)] * 3 for found in counts.values())
-    assert result["settings"] == {"trials": 3, "seeds": 2, "holdout": 0.25}
+    assert result["settings"] == {"trials": 3, "seeds": 2, "repeats": 0, "holdout": 0.25}
 
 
 def test_the_best_trial_is_the_one_with_the_highest_accuracy(result):
@@ -119,7 +119,9 @@ def test_a_stopped_tuning_goes_on(profile, tmp_path, monkeypatch):
     tune(profile, replace(BUDGET, trials=1), store, cores=1)
 
 
-@pytest.mark.parametrize(("key", "value"), [("trials", 0), ("seeds", 0), ("holdout", 1.0), ("holdout", 0.0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("trials", 0), ("seeds", 0), ("repeats", -1), ("holdout", 1.0), ("holdout", 0.0)]
+)
 def test_an_impossible_budget_is_a_clear_error(key, value):
     with pytest.raises(HgladError, match=f"tune.{key} is {value}: expected"):
         TuningSettings(**{key: value})

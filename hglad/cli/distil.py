@@ -117,6 +117,9 @@ def add_tune(commands) -> None:
     parser.add_argument("--objective", help="one objective (default: those of the profile)")
     parser.add_argument("--trials", type=int, default=12, help="settings tried for each search (default: 12)")
     parser.add_argument("--seeds", type=int, default=2, help="distilled sets per trial (default: 2)")
+    parser.add_argument(
+        "--repeats", type=int, default=0, help="networks trained per set (default: evaluation.repeats)"
+    )
     parser.add_argument("--holdout", type=float, default=0.25, help="share held out (default: 0.25)")
     parser.add_argument("--results", help="folder of the trials (default: _build/tuning/<profile>)")
     parser.add_argument("--json", metavar="FILE", help="write trials, choice and provenance there")
@@ -131,7 +134,7 @@ def _tune(options) -> None:
     from hglad.tuning import TuningSettings, as_yaml, trial_table, tune
 
     profile = read_profile(options.config)
-    settings = TuningSettings(options.trials, options.seeds, options.holdout)
+    settings = TuningSettings(options.trials, options.seeds, options.repeats, options.holdout)
     check_new(options.json)
     store = Store(Path(options.results or f"_build/tuning/{profile.profile}"))
     objectives = [options.objective] if options.objective else None
