@@ -19,6 +19,7 @@ NEEDS = {  # experiment -> what it takes
     "cross_architecture": "hierarchical in sets.searches and studies.cross_seeds",
     "paper_vs_code": "hierarchical in sets.searches and studies.audit_seeds",
     "baselines": "studies.baselines",
+    "claims": "pixels, single and hierarchical in sets.searches",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from hglad.checkpoint import Checkpoint
 from hglad.cost import step_flops
 from hglad.data import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
+from hglad.described import described, images_are_there
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.experts import Experts, ExpertSettings, experts_key
@@ -170,9 +171,14 @@ def _load_real(data: DataSettings, device: str) -> DataSet:
     return DataSet(whole.name, *whole.train.split(data.holdout, seed=0))
 
 
+def known_real(data: DataSettings) -> DataSet:
+    """As `load_real`; without pixels, from its record, where the folder of the images is not there."""
+    return load_real(data) if images_are_there(data) else described(data) or load_real(data)
+
+
 def data_hash(data: DataSettings) -> str:
     """Content hash of the training and test images."""
-    real = load_real(data)
+    real = known_real(data)
     return fingerprint(real.train.content_hash, real.test.content_hash)
 
 
@@ -300,7 +306,7 @@ def parts_for(metric: MetricSettings, train: RealData) -> tuple[RealData, RealDa
 
 def planned_stages(settings: DistillationSettings, device: str = "cpu") -> tuple[Stage, ...]:
     """Stage table of a run, without running it."""
-    prior = _prior(settings, load_real(settings.data, device), device)
+    prior = _prior(settings, known_real(settings.data), device)
     return plan_stages(settings.kind, settings.search, prior.layers, step_flops(prior))
 
 
@@ -338,7 +344,7 @@ def prior_labels(labels: tuple[int, ...], data: DataSettings, name: str, prior: 
     Raises:
         HgladError: they do not follow from the numbers of classes, or do not exist.
     """
-    classes, known = len(load_real(data).train.classes), prior.settings.c_dim
+    classes, known = len(known_real(data).train.classes), prior.settings.c_dim
     if known == 0 or (not labels and known == classes):
         return ()
     if not labels and known == 1000:

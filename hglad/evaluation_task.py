@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hglad import baselines
 from hglad.data import DataSet, DataSettings
-from hglad.distillation import DistillationSettings, data_hash, load_real, prior_labels
+from hglad.distillation import DistillationSettings, data_hash, known_real, load_real, prior_labels
 from hglad.distilled import DistilledSet
 from hglad.evaluation import as_rows, score_set
 from hglad.priors import load_prior, prior_card, prior_hash
@@ -76,7 +76,7 @@ class EvaluateTask(Task):
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        real = load_real(self.data).train
+        real = known_real(self.data).train
         images = self.ipc * len(real.classes) if self.ipc else len(real.images)
         sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
         return 3 * self.training.epochs * self.repeats * images * sets

@@ -32,16 +32,24 @@ class Experiment:
     """Layer sweeps of further generators, by the generator's name."""
     variants: list[EvaluateTask] = field(default_factory=list)
     """Searches that differ from the paper's in one part."""
+    parts: dict[str, "Experiment"] = field(default_factory=dict)
+    """Experiments that this one looks back on, by name."""
 
     @property
     def all_evaluations(self) -> list[EvaluateTask]:
-        """Evaluations, those of further generators and of variants included."""
+        """Evaluations, those of further generators, of variants and of parts included."""
         families = (task for sweep in self.families.values() for task in sweep)
-        return [*self.evaluations, *families, *self.variants]
+        of_parts = (task for part in self.parts.values() for task in part.all_evaluations)
+        return [*self.evaluations, *families, *self.variants, *of_parts]
+
+    @property
+    def shown(self) -> list[EvaluateTask | MeasureTask]:
+        """Evaluations and measurements whose results it shows."""
+        return [*self.all_evaluations, *self.measures, *(m for p in self.parts.values() for m in p.measures)]
 
     def tasks(self) -> list:
-        """Evaluations, measurements and everything that they need."""
-        return required([*self.all_evaluations, *self.measures])
+        """What it shows and everything that this needs."""
+        return required(self.shown)
 
     def rows(self, store: Store) -> pd.DataFrame:
         """Tidy rows: objective, method, layer, ipc, seed, network, repeat, accuracy."""
@@ -199,9 +207,9 @@ def hierarchical_search(profile: Profile) -> Experiment:
 
 def metric_ablation(profile: Profile) -> Experiment:
     """Every measured iterate of some hierarchical runs, evaluated; the paper's search without each part."""
-    ipc, network = profile.sets["ipc"][0], _main_network(profile)
+    ipc, network, brief = profile.sets["ipc"][0], _main_network(profile), _briefly(profile)
     tasks = [
-        evaluation_of(profile, _distilled(profile, objective, "hierarchical", ipc, seed), network, True)
+        evaluation_of(brief, _distilled(profile, objective, "hierarchical", ipc, seed), network, True)
         for objective in _studied(profile)
         for seed in profile.sets["seeds"][: profile.studies.ablation_seeds]
     ]
@@ -231,24 +239,28 @@ def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds
             own = {"search": search, "metric": variant.metric, "keep_iterates": False}
             for seed in profile.sets["seeds"][:seeds]:
                 settings = _distilled(profile, objective, variant.kind, ipc, seed, **own)
-                tasks.append(replace(evaluation_of(profile, settings, network), variant=variant.name))
+                own_task = evaluation_of(_briefly(profile), settings, network)
+                tasks.append(replace(own_task, variant=variant.name))
     return tasks
 
 
 def cross_architecture(profile: Profile) -> Experiment:
     """Sets of every method at the first ipc, evaluated on every architecture of the profile."""
-    studies, main = profile.studies, _main_network(profile)
-    ipc, seeds = profile.sets["ipc"][:1], profile.sets["seeds"][: studies.cross_seeds]
+    main, full = _main_network(profile), profile.studies.cross_full
+    ipc, seeds = profile.sets["ipc"][:1], profile.sets["seeds"][: profile.studies.cross_seeds]
     part = replace(profile, sets=profile.sets | {"ipc": ipc, "seeds": seeds})
-    repeats = studies.cross_repeats or profile.evaluation.repeats
-    other = replace(part, evaluation=replace(part.evaluation, repeats=repeats))
     tasks = []
     for network in profile.networks:
-        own = part if network == main else other
+        own = part if network == main else _briefly(part)
         tasks += _searches(own, profile.sets["searches"], network) + _random(own, network)
-        if network == main or studies.cross_full:
-            tasks += _full(own, network)
+        tasks += _full(own, network) if network == main or full else []
     return Experiment(profile, tasks)
+
+
+def _briefly(profile: Profile) -> Profile:
+    """The profile with as many networks per set as its studies train."""
+    repeats = profile.studies.repeats or profile.evaluation.repeats
+    return replace(profile, evaluation=replace(profile.evaluation, repeats=repeats))
 
 
 def baselines(profile: Profile) -> Experiment:
@@ -267,6 +279,16 @@ def _under(task: EvaluateTask, augmentation: str) -> EvaluateTask:
     return replace(task, training=training, augmentation=augmentation.replace("_", ", ") or "none")
 
 
+def claims(profile: Profile) -> Experiment:
+    """What the other experiments say about the claims of the paper, as far as the profile has them."""
+    return Experiment(
+        profile, parts={n: EXPERIMENTS[n](profile) for n in CLAIMS if n in experiments_of(profile)}
+    )
+
+
+CLAIMS = ("hierarchical_search", "cross_architecture", "metric_ablation", "baselines")
+"""Experiments that `claims` looks back on."""
+
 EXPERIMENTS = {
     f.__name__: f
     for f in (
@@ -277,16 +299,21 @@ EXPERIMENTS = {
         cross_architecture,
         paper_vs_code,
         baselines,
+        claims,
     )
 }
 
 
 def experiments_of(profile: Profile) -> list[str]:
     """Experiments that a profile has the settings for: without a prior the objectives in pixel space only."""
-    hierarchical = "hierarchical" in profile.sets["searches"]
-    studies = profile.studies
-    asked = studies.experiments or tuple(EXPERIMENTS)
-    wanted = {
+    asked = profile.studies.experiments or tuple(EXPERIMENTS)
+    return [name for name in EXPERIMENTS if name in asked and _is_wanted(name, profile)]
+
+
+def _is_wanted(name: str, profile: Profile) -> bool:
+    searches, studies = profile.sets["searches"], profile.studies
+    hierarchical = "hierarchical" in searches
+    return {
         "matching_objectives": bool(profile.objectives),
         "glad_baseline": profile.prior is not None,
         "hierarchical_search": hierarchical,
@@ -294,8 +321,8 @@ def experiments_of(profile: Profile) -> list[str]:
         "cross_architecture": hierarchical and studies.cross_seeds > 0,
         "paper_vs_code": hierarchical and studies.audit_seeds > 0,
         "baselines": bool(studies.baselines),
-    }
-    return [name for name in EXPERIMENTS if wanted[name] and name in asked]
+        "claims": hierarchical and {"pixels", "single"} <= set(searches),
+    }[name]
 
 
 def check_name(only: str | None) -> None:
@@ -312,6 +339,4 @@ def plan(profile: Profile, only: str | None = None) -> list:
     """
     check_name(only)
     chosen = [EXPERIMENTS[name] for name in ([only] if only else experiments_of(profile))]
-    return required(
-        [task for make in chosen for e in [make(profile)] for task in (*e.all_evaluations, *e.measures)]
-    )
+    return required([task for make in chosen for task in make(profile).shown])

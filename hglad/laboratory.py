@@ -1,7 +1,8 @@
 """An experiment whose results are all there: where a notebook takes its tables and figures from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 
 from hglad.activation import activation_maps
 from hglad.baselines import GENERATED, random_real
-from hglad.distillation import DistillationSettings, load_real
+from hglad.distillation import DistillationSettings, known_real, load_real
 from hglad.distilled import DistilledSet
 from hglad.errors import HgladError
 from hglad.evaluation_task import marks_by_key
@@ -41,6 +42,11 @@ class Laboratory:
     def rows(self) -> pd.DataFrame:
         """Tidy rows of the experiment."""
         return self.experiment.rows(self.store)
+
+    def part(self, name: str) -> Self | None:
+        """An experiment that this one looks back on; none where the profile does not have it."""
+        experiment = self.experiment.parts.get(name)
+        return replace(self, experiment=experiment) if experiment else None
 
     @property
     def metrics(self) -> list[str]:
@@ -130,7 +136,7 @@ class Laboratory:
     def activations(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Images of random real images and of the first run, one per class, and their activation maps."""
         task = DistillTask(self._first_measured()[0].settings)
-        classifier, real = load_classifier(task.classifier, self.store), load_real(self.profile.data).train
+        classifier, real = load_classifier(task.classifier, self.store), known_real(self.profile.data).train
         images = {"distilled": self.first_images("hierarchical")}
         if self.profile.data.show:
             images = {"real": self.first_images("random")} | images
@@ -227,7 +233,7 @@ class Laboratory:
 
     def baseline_sets(self, ipc: int) -> dict[str, DistilledSet]:
         """The sets of the study of baselines that may be shown, by method, with the first seed of each."""
-        data, tasks = load_real(self.profile.data), {}
+        data, tasks = known_real(self.profile.data), {}
         for task in self.experiment.evaluations:
             shown = self.profile.data.show or task.method in GENERATED
             if task.distilled is None and task.method != "full" and task.ipc == ipc and shown:
@@ -237,7 +243,7 @@ class Laboratory:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return load_real(self.profile.data).train.classes
+        return known_real(self.profile.data).train.classes
 
     def distilled(
         self,

@@ -129,12 +129,12 @@ class Studies:
     """Distillation seeds of each objective in the study of objectives, at the first ipc."""
     cross_seeds: int = 3
     """Distilled sets per method that meet the other architectures."""
-    cross_repeats: int = later(0)
-    """Networks of each other architecture trained per set; 0: `evaluation.repeats`."""
     cross_full: bool = later(True)
     """Train the other architectures on the full training set, too."""
     objectives: tuple[str, ...] = later(())
     """Objectives of the metric ablation and of the searches in parts; empty: all of `sets`."""
+    repeats: int = later(0)
+    """Networks trained per set in these studies and for each other architecture; 0: `evaluation.repeats`."""
     part_seeds: int = 0
     """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
     audit_seeds: int = 0

@@ -10,7 +10,8 @@ import torch
 from hglad.combinations import first_run, used_objectives
 from hglad.cost import step_flops
 from hglad.data import DataSet, DataSettings, RealData
-from hglad.distillation import DistillationSettings, load_real, make_objective, prior_labels
+from hglad.described import described, images_are_there
+from hglad.distillation import DistillationSettings, known_real, load_real, make_objective, prior_labels
 from hglad.errors import HgladError
 from hglad.experiments import experiments_of, plan
 from hglad.experts import Experts, ExpertSettings
@@ -37,7 +38,7 @@ def check_profile(profile: Profile) -> None:
     """
     for name in profile.priors:
         check_obtainable("prior" if name == profile.prior else "studies.families", name)
-    data = _images(profile)
+    data = _known(profile)
     _check_counts(profile, data.train)
     _check_networks(profile, data.train)
     for name in profile.priors:
@@ -45,7 +46,8 @@ def check_profile(profile: Profile) -> None:
     for objective in used_objectives(profile):
         for kind in profile.sets["searches"]:
             _check_search(profile, objective, kind, data.train)
-        _check_matching(profile, objective, data.train)
+        if not data.train.images.is_meta:  # with a record alone nothing will be matched
+            _check_matching(profile, objective, data.train)
 
 
 @contextmanager
@@ -57,7 +59,18 @@ def _named(key: str) -> Iterator[None]:
         raise HgladError(str(error) if str(error).startswith(key) else f"{key}: {error}") from error
 
 
-def _images(profile: Profile) -> DataSet:
+def _known(profile: Profile) -> DataSet:
+    """The data set, from its record where its images are not there."""
+    there = images_are_there(profile.data) or described(profile.data) is None
+    return check_images(profile) if there else known_real(profile.data)
+
+
+def check_images(profile: Profile) -> DataSet:
+    """The data set with its images, which whatever is to be computed needs.
+
+    Raises:
+        HgladError: they are not there or cannot be read; says how to get them.
+    """
     data = profile.data
     if data.root is not None and not Path(data.root).is_dir():
         raise HgladError(f"data.root is '{data.root}', no folder seen from {Path.cwd()}: {_how_to_get(data)}")
@@ -99,7 +112,7 @@ def _generator(name: str, profile: Profile) -> Prior:
     settings = read_prior_settings(recipe)
     own = (settings.data.name, settings.data.root, settings.data.resolution)
     same = own == (profile.data.name, profile.data.root, profile.data.resolution)
-    real = load_real(profile.data if same else settings.data).train
+    real = known_real(profile.data if same else settings.data).train
     network = fit_to_data(settings.training, real).generator
     return family(kind_of(network))(network)
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from hglad.augment import DSA
 from hglad.errors import HgladError
+from hglad.labels import LABELS
 from hglad.networks.convnet import default_depth
 from hglad.paths import PROJECT
 from hglad.protocols import protocol
@@ -150,30 +151,54 @@ def beside_published(
         (over the networks of one set), `published`, `published_sd`, `published_method`, `evaluation`,
         `source`, `differences`. Empty where nothing was published.
     """
+    numbers = _all_published(images).to_dict("records")
+    return pd.DataFrame(
+        [line for number in numbers for line in _beside(number, rows, store, images, interval, over)]
+    )
+
+
+def every_number(rows: pd.DataFrame, store: Store, images: Images) -> pd.DataFrame:
+    """All that was published for a data set and resolution, as `beside_published`, with ours or without.
+
+    Returns:
+        Its columns, those of own results nan where there are none, and `missing`: why there are none.
+    """
     lines = []
     for number in _all_published(images).to_dict("records"):
-        own = _comparable(rows, number, store, images)
-        if own.empty:
-            continue
-        cell = [name for name in cell_columns(own) if name != "network"]
-        table = summarise(own, cell, interval, over)
-        table = table.merge(summarise(own, cell, over="networks")[[*cell, "sd"]], on=cell).rename(
-            columns={"sd_x": "sd", "sd_y": "sd_networks"}
-        )
-        for line in table.to_dict("records"):
-            mine = own[np.logical_and.reduce([equal(own[name], line[name]) for name in cell])]
-            lines.append(line | _published_part(number, mine, store, line))
+        own = _beside(number, rows, store, images, "t", "seeds")
+        known = number["method"] in OURS or number["method"] in LABELS
+        why = "not measured in this profile" if known else "not a method of this project"
+        none = {"objective": number["objective"], "ipc": number["ipc"], "missing": why}
+        lines += [line | {"missing": None} for line in own] or [none | _published_part(number)]
     return pd.DataFrame(lines)
 
 
-def _published_part(number: dict, own: pd.DataFrame, store: Store, line: dict) -> dict:
+def _beside(
+    number: dict, rows: pd.DataFrame, store: Store, images: Images, interval: str, over: str
+) -> list[dict]:
+    """A line for each own cell that a published number is about."""
+    own, lines = _comparable(rows, number, store, images), []
+    if own.empty:
+        return []
+    cell = [name for name in cell_columns(own) if name != "network"]
+    table = summarise(own, cell, interval, over)
+    table = table.merge(summarise(own, cell, over="networks")[[*cell, "sd"]], on=cell).rename(
+        columns={"sd_x": "sd", "sd_y": "sd_networks"}
+    )
+    for line in table.to_dict("records"):
+        mine = own[np.logical_and.reduce([equal(own[name], line[name]) for name in cell])]
+        differences = "; ".join(_differences(number, mine, store, line))
+        lines.append(line | _published_part(number) | {"differences": differences})
+    return lines
+
+
+def _published_part(number: dict) -> dict:
     return {
         "published": number["accuracy_percent"],
         "published_sd": number["std"],
         "published_method": number["method"],
         "evaluation": number["evaluation"],
         "source": number["source"],
-        "differences": "; ".join(_differences(number, own, store, line)),
     }
 
 

@@ -7,6 +7,7 @@ one set is another quantity; it is given only where `over="networks"` asks for i
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -154,6 +155,36 @@ def paired_p(mean: pd.Series | float, sd: pd.Series, n: pd.Series | int) -> np.n
     """P value of the two-sided paired t test; nan for one seed, or differences that are all equal."""
     statistic = mean / sd.where(sd > 0) * np.sqrt(n)
     return 2 * scipy.stats.t.sf(np.abs(statistic), np.where(n > 1, n - 1, np.nan))
+
+
+def detectable(sd: pd.Series | float, n: pd.Series | int, power: float = 0.8) -> np.ndarray:
+    """Smallest true difference that a two-sided paired t test at 5 % finds with a given probability.
+
+    Args:
+        sd: standard deviation of the paired differences, as it was measured.
+        n: pairs.
+        power: that probability; 0.8 by convention (Cohen 1988).
+
+    Returns:
+        The difference, in the unit of `sd`; nan for a single pair.
+    """
+    return np.asarray(sd) * [_detectable_effect(int(each), power) for each in np.atleast_1d(n)]
+
+
+@lru_cache
+def _detectable_effect(n: int, power: float) -> float:
+    """As `detectable` for a standard deviation of 1."""
+    if n < 2:
+        return np.nan
+    quantiles = (np.arange(10_000) + 0.5) / 10_000
+    scales = scipy.stats.chi(n - 1).ppf(quantiles) / np.sqrt(n - 1)  # measured over true deviation
+    limits = t_factor(n) * scales
+
+    def missing(effect: float) -> float:
+        shift = effect * np.sqrt(n)
+        return scipy.stats.norm.sf(limits - shift).mean() + scipy.stats.norm.sf(limits + shift).mean() - power
+
+    return scipy.optimize.brentq(missing, 0, 1000)
 
 
 def hedges_g_z(mean: pd.Series, sd: pd.Series, n: pd.Series) -> pd.Series:

@@ -313,8 +313,7 @@ def published_table(comparison: pd.DataFrame) -> Table:
             "ipc": _label_of("ipc")(line["ipc"]).removeprefix("ipc "),
             "evaluation": line["evaluation"],
             "ours": as_cell(line),
-            "published": f"{line['published_method']}: {line['published']:.1f}"
-            + ("" if pd.isna(line["published_sd"]) else f" ± {line['published_sd']:.1f}"),
+            "published": f"{line['published_method']}: {_published(line)}",
             "source": line["source"],
             "what differs": line["differences"],
         }
@@ -326,6 +325,33 @@ def published_table(comparison: pd.DataFrame) -> Table:
         for _, line in comparison.iterrows()
     ]
     return Table(pd.DataFrame(lines), ("Published numbers come from several papers and protocols.",))
+
+
+def published_cells(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Finished cells: everything that was published, with ours or the reason why there is none.
+
+    Args:
+        numbers: as `published.every_number` returns it.
+    """
+    lines = [
+        {
+            "published method": line["published_method"],
+            "objective": "" if line["objective"] in (None, "none") else str(line["objective"]).upper(),
+            "ipc": "all" if pd.isna(line["ipc"]) else str(line["ipc"]).removesuffix(".0"),
+            "evaluation": line["evaluation"],
+            "published": _published(line),
+            "ours": NONE if line["missing"] else as_cell(line),
+            "what differs": line["missing"] or line["differences"],
+            "source": line["source"],
+        }
+        for _, line in numbers.iterrows()
+    ]
+    return pd.DataFrame(lines)
+
+
+def _published(line: pd.Series) -> str:
+    spread = "" if pd.isna(line["published_sd"]) else f" ± {line['published_sd']:.1f}"
+    return f"{line['published']:.1f}{spread}"
 
 
 def notes_of(store: Store, rows: pd.DataFrame) -> tuple[str, ...]:

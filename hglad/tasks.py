@@ -11,6 +11,7 @@ from hglad.distillation import (
     DistillationSettings,
     data_hash,
     distill,
+    known_real,
     load_real,
     make_objective,
     parts_for,
@@ -81,7 +82,7 @@ class ClassifierTask(Task):
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        return self.metric.training.epochs * len(load_real(self.data).train.images)
+        return self.metric.training.epochs * len(known_real(self.data).train.images)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""
@@ -105,7 +106,7 @@ class ClassifierTask(Task):
 
 def load_classifier(task: ClassifierTask, store: Store, device: str = "cpu") -> Classifier:
     """The trained classifier behind the selection metric."""
-    real = load_real(task.data, device).train
+    real = known_real(task.data).train
     network = create_network(image_shape=real.image_shape, classes=len(real.classes), **task.metric.network)
     network.load_state_dict(read_tensors(store.classifier_file(task.key)))
     return network.to(device).eval()
@@ -123,21 +124,21 @@ class ExpertTask(Task):
 
     def key_with(self, version: Versions) -> str:
         """As `Versioned.key_with`."""
-        return expert_key(self.experts, self.network, load_real(self.data).train, self.index, version)
+        return expert_key(self.experts, self.network, known_real(self.data).train, self.index, version)
 
     @cached_property
     def folder_key(self) -> str:
         """Fingerprint of the set of experts that this one belongs to."""
-        return experts_key(self.experts, self.network, load_real(self.data).train)
+        return experts_key(self.experts, self.network, known_real(self.data).train)
 
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        return 3 * self.experts.epochs * len(load_real(self.data).train.images)
+        return 3 * self.experts.epochs * len(known_real(self.data).train.images)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""
-        real = load_real(self.data).train
+        real = known_real(self.data).train
         folder = experts_key(self.experts, self.network, real, version)
         return expert_file(store.experts_folder(folder), self.index)
 
@@ -173,7 +174,7 @@ class DistillTask(Task):
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
         s = self.settings
-        images = s.ipc * len(load_real(s.data).train.classes)
+        images = s.ipc * len(known_real(s.data).train.classes)
         through_generator = 0 if s.kind == "pixels" else 40
         return s.search.steps * (images * (3 + through_generator) + self.matching(images))
 
@@ -225,7 +226,7 @@ class MeasureTask(Task):
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        s, real = self.settings, load_real(self.settings.data).train
+        s, real = self.settings, known_real(self.settings.data).train
         images = s.ipc * len(real.classes)
         calls = {"accuracy": 300 * images, "loss": 4 * DistillTask(s).matching(images)}  # 100 epochs, 4 steps
         iterates = 1 + s.search.steps // s.search.select_every

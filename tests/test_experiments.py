@@ -15,6 +15,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from hglad import evaluation as evaluation_module
 from hglad.ablations import RELEASED, audit
+from hglad.claims import CLAIMS
 from hglad.data import DataSettings
 from hglad.distillation import data_hash, load_real
 from hglad.errors import HgladError
@@ -32,6 +33,7 @@ from hglad.metrics import create_metric
 from hglad.paths import PROJECT
 from hglad.profile import Profile
 from hglad.profile_file import profile_from, read_profile
+from hglad.report.claims import findings
 from hglad.results import Store
 from hglad.runner import missing_tasks, required, run_all
 from hglad.settings import fingerprint
@@ -298,7 +300,7 @@ def test_rows_are_tidy(profile, undisturbed):
 
 
 def test_no_experiment_counts_a_result_twice(profile, undisturbed):
-    for make in EXPERIMENTS.values():
+    for make in [make for name, make in EXPERIMENTS.items() if name != "claims"]:  # it has no rows of its own
         rows = make(profile).rows(undisturbed)
         names = ["key", "repeat"] + (["iterate"] if "iterate" in rows else [])
         assert not rows.duplicated(names).any()
@@ -348,6 +350,32 @@ def test_distances_of_the_iterates_are_those_of_their_runs(profile, undisturbed)
         for (_, row), (stage, step, distance) in zip(found.iterrows(), card["history"], strict=True):
             assert (row["stage"], row["step"]) == (stage, step)
             assert row["class_relevant"] == pytest.approx(distance, rel=0.1)  # of images rounded to 8 bits
+
+
+def test_studies_take_fewer_networks_and_objectives_and_no_full_set(profile):
+    few = replace(profile.studies, repeats=3, cross_full=False, objectives=("dm",))
+    changed = replace(profile, studies=few)
+    cross = EXPERIMENTS["cross_architecture"](changed).evaluations
+    usual = profile.evaluation.repeats
+    assert {(t.network, t.repeats) for t in cross if t.method != "full"} == {("main", usual), ("other", 3)}
+    assert {t.network for t in cross if t.method == "full"} == {"main"}
+    ablation = EXPERIMENTS["metric_ablation"](changed)
+    assert {t.repeats for t in [*ablation.evaluations, *ablation.variants]} == {3}
+    with pytest.raises(HgladError, match="studies.objectives has 'dc'"):
+        replace(profile, studies=replace(few, objectives=("dc",)))
+
+
+def test_claims_look_back_on_the_experiments_of_the_profile(profile, undisturbed):
+    experiment = EXPERIMENTS["claims"](profile)
+    assert {"hierarchical_search", "cross_architecture", "metric_ablation"} <= set(experiment.parts)
+    laboratory = Laboratory(profile, undisturbed, experiment)
+    table = findings(laboratory)
+    assert list(dict.fromkeys(table["claim"])) == list(CLAIMS)
+    assert {task.key for part in experiment.parts.values() for task in part.shown} == {
+        task.key for task in experiment.shown
+    }
+    only = replace(profile, studies=replace(profile.studies, experiments=("hierarchical_search", "claims")))
+    assert list(EXPERIMENTS["claims"](only).parts) == ["hierarchical_search"]
 
 
 def test_every_architecture_meets_every_method(profile, undisturbed):

@@ -29,6 +29,7 @@ NAMES = [
     "04_cross_architecture",
     "05_paper_vs_code",
     "06_baselines",
+    "07_claims",
 ]
 STUDIES = ("03_metric_ablation", "05_paper_vs_code")  # of the search in parts, which has a profile of its own
 PROFILES = {name: "digits-search" if name in STUDIES else "digits" for name in NAMES}

@@ -463,6 +463,23 @@ def test_the_frechet_distance_is_that_of_normal_distributions():
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
 
 
+def test_training_in_bfloat16_keeps_weights_and_finished_generator_in_float32(make, tmp_path):
+    run, again = make(precision="bfloat16"), make(precision="bfloat16")
+    for _ in range(2):
+        assert all(torch.isfinite(loss) for loss in run.step().values())
+    run.save(tmp_path / "state")
+    again.load(tmp_path / "state")
+    run.step()
+    again.step()
+    assert_same_bits(run, again)
+    network = run.finished()
+    images = network.decode(network.sample(torch.arange(2), seeded()), 0)
+    assert images.dtype == torch.float32
+    assert all(x.dtype == torch.float32 for x in network.parameters())
+    with pytest.raises(HgladError, match="unknown precision 'float16': expected float32 or bfloat16"):
+        make(precision="float16")
+
+
 def test_a_better_generator_is_nearer_to_the_real_images(tiny_prior, small_digits):
     settings = QualitySettings(samples=500, epochs=2, width=8)
     perfect = measure_quality(RealImages(tiny_prior, small_digits.train), small_digits, settings)

@@ -381,12 +381,13 @@ def test_experiments_follow_from_the_settings():
     assert experiments_of(profile_from(**DIGITS | {"studies": asked})) == ["glad_baseline", "paper_vs_code"]
     without = DIGITS | {"studies": DIGITS["studies"] | NO_BASELINES}
     assert experiments_of(profile_from(**without))[1:] == [
-        "glad_baseline", "hierarchical_search", "cross_architecture",
+        "glad_baseline", "hierarchical_search", "cross_architecture", "claims",
     ]  # fmt: skip
     changes = {
         "studies": {"ablation_seeds": 0, "cross_seeds": 0},
         "surrogate": DIGITS["surrogate"] | {"objectives": {}},
     }
-    assert experiments_of(profile_from(**DIGITS | changes)) == ["glad_baseline", "hierarchical_search"]
+    left = ["glad_baseline", "hierarchical_search", "claims"]
+    assert experiments_of(profile_from(**DIGITS | changes)) == left
     sets = DIGITS["sets"] | {"searches": ["pixels", "single"]}
     assert experiments_of(profile_from(**DIGITS | changes | {"sets": sets})) == ["glad_baseline"]

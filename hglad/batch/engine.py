@@ -22,7 +22,7 @@ from hglad.notebooks import stale
 from hglad.paths import PROJECT
 from hglad.prior_recipes import prior_recipe
 from hglad.profile import Profile
-from hglad.profile_checks import check_profile
+from hglad.profile_checks import check_images, check_profile
 from hglad.profile_file import read_profile
 from hglad.results import Store
 from hglad.runner import missing_tasks
@@ -74,11 +74,14 @@ def run(request: Request, console: Console) -> bool:
     store = Store.of_profile(profile.profile, request.results)
     trained = _prior_tasks(profile)
     if trained:
+        check_images(profile)
         console.say(f"{profile.profile}: its generator is trained first, the rest is planned after it")
         if not _run_tasks(request, profile.profile, trained, [], store, console) or request.dry:
             return False
     every = plan_tasks(profile, request.only)
     missing = missing_tasks(every, store)
+    if missing:
+        check_images(profile)
     pages = _page_tasks(request, profile, store, bool(missing))
     complete = _run_tasks(request, profile.profile, missing + pages, every, store, console)
     if complete and request.book:

@@ -14,6 +14,11 @@ def add_data(commands) -> None:
     check.add_argument("name", help="name of the data set, or a folder of images")
     check.add_argument("--root", help="folder of the images where the data set needs one")
     check.add_argument("--resolution", type=int, help="height and width in pixels")
+    check.add_argument(
+        "--record",
+        action="store_true",
+        help="keep this in data/described, to read results by",
+    )
     check.add_argument("--download", action="store_true", help="fetch it where torchvision can")
 
 
@@ -25,7 +30,11 @@ def _data_list(options) -> None:
 
 
 def _data_check(options) -> None:
-    from hglad.data import describe, load_data
+    from hglad.data import DataSettings, describe, load_data
 
     data = load_data(options.name, options.root, options.resolution, download=options.download)
+    if options.record:
+        from hglad.described import record, record_file
+
+        record(data, record_file(DataSettings(options.name, options.root, options.resolution)))
     print(json.dumps(describe(data), indent=1))

@@ -90,10 +90,10 @@ def _assignment(text: str) -> tuple[str, str, object]:
 
 
 def _explain(settings, device: str) -> None:
-    from hglad.distillation import load_real, planned_stages
+    from hglad.distillation import known_real, planned_stages
     from hglad.report import stage_plan
 
-    images = settings.ipc * len(load_real(settings.data).train.classes)
+    images = settings.ipc * len(known_real(settings.data).train.classes)
     print(stage_plan(planned_stages(settings, device), images).to_string(index=False))
 
 

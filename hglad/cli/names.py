@@ -18,6 +18,7 @@ NAMES = {
     "cross_architecture",
     "paper_vs_code",
     "baselines",
+    "claims",
 ),
     "format": ("text", "markdown", "latex", "csv"),
     "interval": ("t", "bootstrap", "networks"),

@@ -5,6 +5,7 @@ The figures are made without pyplot and its global state, so the same rows give 
 
 from hglad.labels import LABELS, metric_label
 from hglad.plots.accuracy import accuracy_by_ipc, accuracy_by_method, accuracy_by_network, network_gaps
+from hglad.plots.claims import accuracy_findings
 from hglad.plots.classes import class_accuracies, worst_confusion
 from hglad.plots.images import DIMMED, OPACITY, activation_overlays, image_changes, image_panels, image_rows
 from hglad.plots.iterates import distance_and_accuracy, distance_and_accuracy_over_steps, distance_over_steps
@@ -20,6 +21,7 @@ __all__ = [
     "accuracy_by_ipc",
     "accuracy_by_method",
     "accuracy_by_network",
+    "accuracy_findings",
     "activation_overlays",
     "chosen_accuracy",
     "class_accuracies",

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from hglad.distillation import load_real
+from hglad.distillation import known_real
 from hglad.evaluation_task import EvaluateTask
 from hglad.labels import objective_label
 from hglad.laboratory import Laboratory
@@ -20,7 +20,7 @@ def objective_table(laboratory: Laboratory) -> Table:
     summary = summary.set_index(["objective", "method"]).loc[order].reset_index()
     cells = {"objective": [objective_label(name) for name in summary["objective"]]}
     cells["accuracy (%)"] = [as_cell(row) for _, row in summary.iterrows()]
-    real = load_real(laboratory.profile.data).train
+    real = known_real(laboratory.profile.data).train
     numbers = published(real.name, real.image_shape[1], laboratory.profile.sets["ipc"][0])
     if len(numbers):
         cells["published (%)"] = [_published(numbers, objective) for objective in summary["objective"]]

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from hglad import tables
-from hglad.distillation import load_real
+from hglad.distillation import known_real
 from hglad.laboratory import Laboratory
 from hglad.priors import prior_hash
 from hglad.report.texts import NONE, duration_text, joined
@@ -36,7 +36,7 @@ def provenance(laboratory: Laboratory) -> Provenance:
     seeds = sorted({card["settings"]["seed"] for card in cards} or {task.seed for task in evaluations})
     priors = [profile.prior, *laboratory.experiment.families] if profile.prior else []
     generator = joined(f"{Path(prior).stem}, content {prior_hash(prior)[:12]}" for prior in priors) or NONE
-    data = load_real(profile.data).train.name
+    data = known_real(profile.data).train.name
     hashed = [record for record in (*cards, *records) if "data_hash" in record]
     lines = {
         "profile": profile.profile,
