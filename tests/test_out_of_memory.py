@@ -343,7 +343,7 @@ def evaluate_with_little_memory(room: int) -> str:
     data = replace(data, test=data.test.select(data.test.offsets[:-1]))  # one image of each class
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
-    options = {"name": "convnet", "depth": 2, "width": 1000}  # 36 MB of weights, as much of gradients
+    options = {"name": "convnet", "depth": 2, "width": 2000}  # 144 MB of weights, as much of gradients
     try:
         settings = replace(QUICK, epochs=1, augmentation="")
         score_set(random_real(data.train, ipc=1, seed=0), data, {"ConvNet": options}, 1, settings)
