@@ -20,7 +20,7 @@ from hglad.priors import (
     prior_hash,
     save_prior,
 )
-from hglad.priors.discriminator import Discriminator, minibatch_deviation
+from hglad.priors.discriminator import Discriminator, FeatureDiscriminator, minibatch_deviation
 from hglad.priors.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
 from hglad.priors.quality import QualitySettings, draw_samples, frechet_distance, measure_quality
 from hglad.priors.stylegan_xl import StyleGANXL
@@ -166,6 +166,35 @@ def test_minibatch_deviation(count, group):
         torch.testing.assert_close(y[index, 3], deviation.expand(2, 2))
 
 
+@pytest.mark.parametrize(("size", "places"), [(32, [16, 16, 16]), (8, [16, 16, 4])])
+def test_discriminators_of_features_judge_the_maps_of_each_block(size, places):
+    classifier = create_network("convnet", (3, size, size), 10, depth=3, width=6).requires_grad_(False)
+    before = torch.random.get_rng_state()
+    judge = FeatureDiscriminator(classifier, 10, 5, seeded())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    images = torch.randn(4, 3, size, size, generator=seeded())
+    for block, maps in enumerate(judge.maps(images)):
+        assert torch.equal(maps, classifier.feature_maps(images, block))
+    logits = judge(images, torch.arange(4))
+    assert [tuple(each.shape) for each in logits] == [(4, count) for count in places]
+    assert all(
+        not torch.allclose(a, b) for a, b in zip(logits, judge(images, torch.arange(4) + 1), strict=True)
+    )
+    assert not {id(p) for p in judge.parameters()} & {id(p) for p in classifier.parameters()}
+
+
+def test_discriminators_of_features_have_spectral_norm_one():
+    classifier = create_network("convnet", (3, 16, 16), 10, depth=2, width=6).requires_grad_(False)
+    judge = FeatureDiscriminator(classifier, 10, 5, seeded())
+    for _ in range(50):  # a power iteration each
+        judge(torch.randn(2, 3, 16, 16, generator=seeded()), torch.arange(2))
+    judge.eval()
+    norms = [module.weight.flatten(1) for module in judge.modules() if hasattr(module, "parametrizations")]
+    assert len(norms) == 7  # convolutions of two heads, 2 and 1, and the score and embedding of each
+    for weight in norms:
+        assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, rel=1e-3)
+
+
 # Training
 
 
@@ -175,13 +204,14 @@ def make(few_digits, tiny_settings):
 
     def make(**changes) -> GANTraining:
         small = {"steps": 5, "batch_size": 4, "width": 4, "r1_every": 2, "augmentation": "crop_color"}
-        return GANTraining(few_digits, GANSettings(tiny_settings, **small | changes))
+        classifier = create_network("convnet", (1, 8, 8), 10, depth=2, width=4).requires_grad_(False)
+        return GANTraining(few_digits, GANSettings(tiny_settings, **small | changes), classifier)
 
     return make
 
 
 def tensors_of(run: GANTraining) -> list[torch.Tensor]:
-    networks = (run.generator, run.average, run.discriminator)
+    networks = (run.generator, run.average, *run.judges)
     return [tensor for network in networks for tensor in network.state_dict().values()]
 
 
@@ -275,14 +305,18 @@ def test_training_follows_from_its_seed(make):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("loss", ["nonsaturating", "hinge"])
-def test_training_continues_from_every_step_with_the_same_bits(make, tmp_path, loss):
-    undisturbed = make(loss=loss)
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "nonsaturating"}, {"loss": "hinge"}, {"feature_weight": 0.5}, {"shared_images": True}],
+    ids=str,
+)
+def test_training_continues_from_every_step_with_the_same_bits(make, tmp_path, changes):
+    undisturbed = make(**changes)
     for step in range(4):
         undisturbed.save(tmp_path / f"{step}.state")
         undisturbed.step()
     for step in range(4):
-        run = make(loss=loss)
+        run = make(**changes)
         run.step()  # what was there is replaced
         run.load(tmp_path / f"{step}.state")
         assert run.step_count == step
@@ -292,9 +326,10 @@ def test_training_continues_from_every_step_with_the_same_bits(make, tmp_path, l
     assert torch.equal(run.finished().mapping.w_avg, undisturbed.finished().mapping.w_avg)
 
 
-def test_each_update_changes_its_own_network(make):
-    run = make()
-    networks = (run.generator, run.discriminator)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_each_update_changes_its_own_network(make, weight):
+    run = make(feature_weight=weight)
+    networks = (run.generator, run.judges)
 
     def flat() -> list[torch.Tensor]:
         return [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
@@ -322,8 +357,33 @@ def test_a_classifier_guides_the_generator(few_digits, tiny_settings):
         run = GANTraining(few_digits, replace(settings, classifier_weight=weight), classifier)
         losses.append(run._update_generator().item())
     assert losses[1] - losses[0] == pytest.approx(5 * math.log(10), rel=0.3)  # a guess among ten
-    with pytest.raises(HgladError, match="classifier_weight needs a classifier"):
-        GANTraining(few_digits, settings)
+    for key in ("classifier_weight", "feature_weight"):
+        with pytest.raises(HgladError, match=f"^{key} needs a classifier"):
+            GANTraining(few_digits, replace(settings, **{"classifier_weight": 0.0} | {key: 1.0}))
+
+
+def test_discriminators_of_features_add_their_losses(make):
+    for loss in ("nonsaturating", "hinge"):
+        alone, both = (make(feature_weight=weight, loss=loss, r1_gamma=0.0) for weight in (0.0, 2.0))
+        both.rng.set_state(alone.rng.get_state())  # the heads took draws
+        fakes = tuple(x.detach() for x in alone._fake_batch())
+        plain = alone._update_generator(tuple(x.requires_grad_(x.is_floating_point()) for x in fakes)).item()
+        both.rng.set_state(make(loss=loss).rng.get_state())
+        both._fake_batch()
+        logits = both._seen(both._augment(fakes[0]), fakes[1])
+        expected = plain + 2 * sum(generator_loss(loss, each).item() for each in logits)
+        both.rng.set_state(make(loss=loss).rng.get_state())
+        both._fake_batch()
+        assert both._update_generator(fakes).item() == pytest.approx(expected, rel=0.05)
+
+
+def test_shared_images_save_a_forward_pass(make, monkeypatch):
+    for shared, passes in ((False, 2), (True, 1)):
+        run, calls = make(shared_images=shared), []
+        draw = run._fake_batch
+        monkeypatch.setattr(run, "_fake_batch", lambda draw=draw, calls=calls: calls.append(1) or draw())
+        run.step()
+        assert len(calls) == passes
 
 
 def test_an_unknown_loss_is_a_clear_error(make):

@@ -1,4 +1,4 @@
-"""Projection discriminator for small images (Miyato & Koyama 2018), with minibatch statistics."""
+"""Discriminators for small images: of the pixels, and of what a trained classifier sees in them."""
 
 import math
 
@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
+from hglad.networks.initialise import global_seed, initialise
+from hglad.networks.registry import Classifier
 
 
 class Block(nn.Module):
@@ -34,7 +36,10 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Logit that an image (n, channels, h, w) in [0, 1] is real, given its label (n,)."""
+    """Logit that an image (n, channels, h, w) in [0, 1] is real, given its label (n,).
+
+    A projection discriminator (Miyato & Koyama 2018) with minibatch statistics.
+    """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, width: int = 32):
         super().__init__()
@@ -55,4 +60,62 @@ class Discriminator(nn.Module):
         x = F.leaky_relu(self.head(minibatch_deviation(x)), 0.2)
         x = F.leaky_relu(self.project(x.flatten(1)), 0.2)
         condition = self.embed(F.one_hot(labels, self.embed.in_features).to(x.dtype))
-        return self.score(x).squeeze(1) + (x * condition).sum(dim=1) / math.sqrt(x.shape[1])
+        logits = self.score(x).squeeze(1) + (x * condition).sum(dim=1) / math.sqrt(x.shape[1])
+        return logits.to(images.dtype)  # a loss is not made of 16-bit numbers
+
+
+class FeatureHead(nn.Module):
+    """Logits at 4 x 4 places of one block's maps (n, channels, h, w), given the labels (n,)."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int):
+        super().__init__()
+        halvings = max(0, int(math.log2(size / 4)))
+        widths = [channels, *[width] * max(1, halvings)]
+        kernel, stride = (4, 2) if halvings else (3, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, stride, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.score = nn.Conv2d(width, 1, 1)
+        self.embed = nn.Linear(classes, width, bias=False)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # -> (n, places)
+        for convolution in self.convolutions:
+            x = F.leaky_relu(convolution(x), 0.2)
+        condition = self.embed(F.one_hot(labels, self.embed.in_features).to(x.dtype))
+        projected = (x * condition[:, :, None, None]).sum(dim=1) / math.sqrt(x.shape[1])
+        return (self.score(x).squeeze(1) + projected).flatten(1)
+
+
+class FeatureDiscriminator(nn.Module):
+    """A head with spectral norm on the maps of each block of a frozen classifier.
+
+    Sauer et al., NeurIPS 2021 (projected GANs, as StyleGAN-XL is trained), and Kumari et al., CVPR 2022
+    (together with a discriminator of the pixels). The classifier sees normalised images (n, channels, h, w).
+    """
+
+    def __init__(self, classifier: Classifier, classes: int, width: int, generator: torch.Generator):
+        super().__init__()
+        self.sees = [classifier]  # in a list: its parameters are not this module's
+        with torch.no_grad():
+            sample = torch.zeros(1, *classifier.image_shape, device=generator.device)
+            maps = self.maps(sample)
+        with torch.device("meta"):  # no draw from the global generator
+            heads = nn.ModuleList(FeatureHead(x.shape[1], x.shape[-1], classes, width) for x in maps)
+        self.heads = initialise(heads.to_empty(device=generator.device), generator)
+        with global_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
+            for module in [m for m in self.heads.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
+                nn.utils.parametrizations.spectral_norm(module)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Maps behind each block of the classifier, the largest first."""
+        found, x = [], images
+        for module in self.sees[0].features:
+            x = module(x)
+            if isinstance(module, self.sees[0].block_end):
+                found.append(x)
+        return found
+
+    def forward(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Logits (n, places) of every head."""
+        pairs = zip(self.heads, self.maps(images), strict=True)
+        return [head(x, labels).to(images.dtype) for head, x in pairs]

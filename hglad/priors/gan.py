@@ -13,7 +13,7 @@ from hglad.augment import Augmentation
 from hglad.data import RealData
 from hglad.errors import HgladError
 from hglad.networks import initialise
-from hglad.priors.discriminator import Discriminator
+from hglad.priors.discriminator import Discriminator, FeatureDiscriminator
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
 from hglad.settings import later
 from hglad.storage import publish
@@ -51,7 +51,14 @@ class GANSettings:
     seed: int = 0
     """Seed of the initial weights and of every draw."""
     classifier_epochs: int = later(40)
-    """Epochs of that classifier, a ConvNet of depth 3 and width 32, on the real images."""
+    """Epochs of that classifier, a ConvNet of depth 3, on the real images."""
+    classifier_width: int = later(32)
+    """Its width."""
+    feature_weight: float = later(0.0)
+    """Weight of discriminators that see the classifier's maps (Sauer et al. 2021) beside the one that sees
+    the pixels; 0 is without."""
+    shared_images: bool = later(False)
+    """The images of an update of the discriminator serve the generator's too: a forward pass less."""
     precision: str = later("float32")
     """Format of convolutions and products: `float32`, or `bfloat16`, faster on processors and GPUs made for
     it; weights and losses stay in float32."""
@@ -82,8 +89,9 @@ class GANTraining:
     def __init__(self, data: RealData, settings: GANSettings, classifier: nn.Module | None = None):
         if settings.loss not in ("nonsaturating", "hinge"):
             raise HgladError(f"unknown loss '{settings.loss}': expected nonsaturating or hinge")
-        if settings.classifier_weight and classifier is None:
-            raise HgladError("classifier_weight needs a classifier: pass one or set it to 0")
+        for key in ("classifier_weight", "feature_weight"):
+            if getattr(settings, key) and classifier is None:
+                raise HgladError(f"{key} needs a classifier: pass one or set it to 0")
         if settings.precision not in ("float32", "bfloat16"):
             raise HgladError(f"unknown precision '{settings.precision}': expected float32 or bfloat16")
         self.data, self.settings, self.classifier, self.step_count = data, settings, classifier, 0
@@ -98,9 +106,13 @@ class GANTraining:
         with torch.device("meta"):  # no draw from the global generator
             discriminator = Discriminator(data.image_shape, classes, settings.width)
         self.discriminator = initialise(discriminator.to_empty(device=device), self.rng)
+        self.of_features = None
+        if settings.feature_weight:
+            self.of_features = FeatureDiscriminator(classifier, classes, settings.width, self.rng)
+        self.judges = nn.ModuleList(filter(None, (self.discriminator, self.of_features)))
         self.optimisers = [
             torch.optim.Adam(network.parameters(), settings.lr, betas=(0.0, 0.99))
-            for network in (self.generator, self.discriminator)
+            for network in (self.generator, self.judges)
         ]
         self.augmentations = [Augmentation(name) for name in settings.augmentation.split("_") if name]
 
@@ -112,7 +124,11 @@ class GANTraining:
         """
         half = self.settings.precision == "bfloat16"
         with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=half):
-            losses = {"discriminator": self._update_discriminator(), "generator": self._update_generator()}
+            fakes = self._fake_batch() if self.settings.shared_images else None
+            losses = {
+                "discriminator": self._update_discriminator(fakes),
+                "generator": self._update_generator(fakes),
+            }
         self.average.update_parameters(self.generator)
         self.step_count += 1
         for name, loss in losses.items():
@@ -122,33 +138,44 @@ class GANTraining:
                 )
         return losses
 
-    def _update_discriminator(self) -> Tensor:
+    def _update_discriminator(self, fakes: tuple[Tensor, Tensor] | None = None) -> Tensor:
         real, labels = self._real_batch()
         with torch.no_grad():
-            fake, fake_labels = self._fake_batch()
+            fake, fake_labels = fakes or self._fake_batch()
         penalised = self.settings.r1_gamma > 0 and self.step_count % self.settings.r1_every == 0
-        real = self._augment(real).requires_grad_(penalised)
-        real_logits = self.discriminator(real, labels)
-        fake_logits = self.discriminator(self._augment(fake), fake_labels)
+        real, fake = self._augment(real).requires_grad_(penalised), self._augment(fake.detach())
+        real_logits, fake_logits = self.discriminator(real, labels), self.discriminator(fake, fake_labels)
         loss = discriminator_loss(self.settings.loss, real_logits, fake_logits)
+        if self.of_features:
+            pairs = zip(self._seen(real.detach(), labels), self._seen(fake, fake_labels), strict=True)
+            losses = sum(discriminator_loss(self.settings.loss, *pair) for pair in pairs)
+            loss = loss + self.settings.feature_weight * losses
         penalty = self._penalty(real, real_logits) if penalised else 0.0
         self._descend(1, loss + penalty)
         return loss.detach()
+
+    def _seen(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Logits (n, places) of every discriminator of features."""
+        return self.of_features(self.data.normalize(images), labels)
 
     def _penalty(self, real: Tensor, logits: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
         weight = self.settings.r1_gamma / 2 * self.settings.r1_every
         return weight * gradient.square().sum(dim=(1, 2, 3)).mean()
 
-    def _update_generator(self) -> Tensor:
-        images, labels = self._fake_batch()
-        self.discriminator.requires_grad_(False)
-        loss = generator_loss(self.settings.loss, self.discriminator(self._augment(images), labels))
+    def _update_generator(self, fakes: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        images, labels = fakes or self._fake_batch()
+        self.judges.requires_grad_(False)
+        augmented = self._augment(images)
+        loss = generator_loss(self.settings.loss, self.discriminator(augmented, labels))
+        if self.of_features:
+            losses = sum(generator_loss(self.settings.loss, each) for each in self._seen(augmented, labels))
+            loss = loss + self.settings.feature_weight * losses
         if self.settings.classifier_weight:
             logits = self.classifier(self.data.normalize(self._augment(images)))
             loss = loss + self.settings.classifier_weight * F.cross_entropy(logits, labels)
         self._descend(0, loss)
-        self.discriminator.requires_grad_(True)
+        self.judges.requires_grad_(True)
         return loss.detach()
 
     def _descend(self, index: int, loss: Tensor) -> None:
@@ -167,7 +194,8 @@ class GANTraining:
         size, device = self.settings.batch_size, self.rng.device
         z = torch.randn(size, self.settings.generator.z_dim, generator=self.rng, device=device)
         labels = torch.randint(len(self.data.classes), (size,), generator=self.rng, device=device)
-        return self.generator.decode(self.generator.start(self.generator.map(z, labels)), 0), labels
+        images = self.generator.decode(self.generator.start(self.generator.map(z, labels)), 0)
+        return images.float(), labels
 
     def _augment(self, images: Tensor) -> Tensor:
         for augmentation in self.augmentations:
@@ -187,7 +215,7 @@ class GANTraining:
             "seconds": seconds,
             "step": self.step_count,
             "rng": self.rng.get_state(),
-            "networks": [n.state_dict() for n in (self.generator, self.average, self.discriminator)],
+            "networks": [n.state_dict() for n in (self.generator, self.average, *self.judges)],
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
         with publish(path) as draft, open(draft, "wb") as file:
@@ -201,7 +229,7 @@ class GANTraining:
         self.step_count = state["step"]
         self.rng.set_state(state["rng"].cpu())
         for network, saved in zip(
-            (self.generator, self.average, self.discriminator), state["networks"], strict=True
+            (self.generator, self.average, *self.judges), state["networks"], strict=True
         ):
             network.load_state_dict(saved)
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):

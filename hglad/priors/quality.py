@@ -100,11 +100,11 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def _embedding(judge: Classifier, real: RealData, images: Tensor) -> Tensor:
-    """Spatial mean of the judge's last maps (n, k) for images, uint8 or float in [0, 1]."""
+    """What the judge's last layer reads (n, k) for images, uint8 or float in [0, 1]."""
     parts = []
     for part in images.split(500):
         x = part.float() / 255 if part.dtype == torch.uint8 else part
-        parts.append(judge.feature_maps(real.normalize(x)).mean(dim=(2, 3)))
+        parts.append(judge.embed(real.normalize(x)))
     return torch.cat(parts)
 
 

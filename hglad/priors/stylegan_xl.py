@@ -160,6 +160,10 @@ class SynthesisLayer(nn.Module):
         gain = math.sqrt(ACTIVATION_GAIN)  # once per axis
         down = downsampling_matrix(down_filter, len(up), self.down) * gain
         self.register_buffer("down_matrix", down.to(self.weight), persistent=False)
+        # Without filters both matrices only crop, which a smaller padding of the convolution does too.
+        self.padding, odd = divmod(self.out_size - self.conv_size, 2)
+        self.padding += self.weight.shape[-1] - 1
+        self.filtered = bool(len(up_filter) > 1 or len(down_filter) > 1 or odd or self.padding < 0)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Features (n, out, h', w') of features (n, in, h, w) and styles (n, w_dim)."""
@@ -177,7 +181,12 @@ class SynthesisLayer(nn.Module):
         if self.dtype == torch.float16:  # its range ends at 65,504: keep the sums of the convolution near 1
             fan_in = math.sqrt(weight[0].numel())
             weight, demodulation = weight / fan_in, demodulation * fan_in
-        x = F.conv2d(self._scaled(x, styles * gain), *self._cast(weight), padding=weight.shape[-1] - 1)
+        padding = weight.shape[-1] - 1 if self.filtered else self.padding
+        x = F.conv2d(self._scaled(x, styles * gain), *self._cast(weight), padding=padding)
+        if not self.filtered:
+            scale, bias = self._cast(demodulation, self.bias)
+            x = leaky_relu(torch.addcmul(bias[:, None, None], x, scale[:, :, None, None]))
+            return x.clamp(-self.clamp, self.clamp)
         rest = self._cast(demodulation, self.bias, self.up_matrix, self.down_matrix)
         return filtered_leaky_relu(x, *rest, self.clamp / ACTIVATION_GAIN)  # its gain is in down_matrix
 

@@ -102,10 +102,15 @@ def _identified(settings: GANSettings) -> dict:
 
 
 def _guide(settings: GANSettings, real: RealData):
-    """Classifier of StyleGAN-XL's guidance, trained on the training images; none where it has no weight."""
-    if not settings.classifier_weight:
+    """Classifier of guidance and features, trained on the training images; none where neither counts."""
+    if not settings.classifier_weight and not settings.feature_weight:
         return None
-    own = QualitySettings(epochs=settings.classifier_epochs, seed=settings.seed, precision=settings.precision)
+    own = QualitySettings(
+        epochs=settings.classifier_epochs,
+        width=settings.classifier_width,
+        seed=settings.seed,
+        precision=settings.precision,
+    )
     return train_convnet(real, real.images, real.labels, own).requires_grad_(False)
 
 
