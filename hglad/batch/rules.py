@@ -27,10 +27,13 @@ class PriorTask:
         from hglad.priors.train import read_prior_settings
 
         settings = read_prior_settings(self.recipe)
-        training, channels = settings.training, getattr(settings.training.generator, "channel_base", 0)
+        training, network = settings.training, settings.training.generator
         pixels = (settings.data.resolution or 32) ** 2
         faster = 0.5 if training.precision == "bfloat16" else 1.0
-        return training.steps * faster * (0.6 + 2e-8 * training.batch_size * channels * pixels)
+        if getattr(network, "lrelu_upsampling", 2) == 1:
+            faster /= 2
+        values = training.batch_size * getattr(network, "channel_base", 0) * pixels
+        return training.steps * faster * (0.6 + 2e-8 * values)
 
     @cached_property
     def key(self) -> str:
