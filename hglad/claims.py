@@ -61,7 +61,7 @@ def time_findings(cards: Iterable[dict]) -> pd.DataFrame:
     times = pd.DataFrame([_run_time(card) for card in cards]).query("method in ('hierarchical', 'single')")
     logarithms = times.assign(accuracy=np.log(times["seconds"]))  # `paired` takes a column of this name
     table = paired(logarithms, "hierarchical", "single", PLACE)
-    table = table.assign(claim=TIME, comparison="time of H-GLaD / time of GLaD", unit="ratio")
+    table = table.assign(claim=TIME, comparison="H-GLaD / GLaD", unit="ratio")
     table["detectable"] = np.exp(detectable(table["sd"], table["seeds"]))
     for name in ("mean", "low", "high"):
         table[name] = np.exp(table[name])

@@ -19,8 +19,8 @@ FOLDER = PROJECT / "data" / "described"
 
 def record_file(data: DataSettings, folder: Path = FOLDER) -> Path:
     """Where the record of a data set lies; an image folder is known by its own name."""
-    name = Path(data.root).name if data.name == "folder" and data.root else data.name
-    return folder / f"{name}-{data.resolution or 'own'}.json"
+    place = data.root if data.name == "folder" and data.root else data.name
+    return folder / f"{Path(place).name}-{data.resolution or 'own'}.json"
 
 
 def record(dataset: DataSet, file: Path) -> None:

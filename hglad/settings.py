@@ -69,6 +69,7 @@ class _YamlLoader(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML would take the last without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping, as PyYAML makes it; raises `ConstructorError` for a key that is there twice."""
         seen = set()
         for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key in seen:

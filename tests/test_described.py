@@ -19,6 +19,12 @@ def recorded(small_digits, tmp_path):
     return data, tmp_path
 
 
+def test_a_folder_has_one_record_however_it_is_named(tmp_path):
+    for data in (DataSettings("folder", "datasets/leaves", 32), DataSettings("datasets/leaves", None, 32)):
+        assert record_file(data, tmp_path) == tmp_path / "leaves-32.json"
+    assert record_file(DataSettings("cifar10", "datasets", 32), tmp_path) == tmp_path / "cifar10-32.json"
+
+
 def test_a_record_has_all_but_the_pixels(recorded, small_digits):
     found = described(*recorded)
     for split in ("train", "test"):

@@ -36,9 +36,9 @@ def finding_table(table: pd.DataFrame, claim: str) -> Table | Sentences:
     if rows.empty:
         return Sentences(("Not tested in this profile.",))
     cells = {
-        "objective": rows["objective"].str.upper(),
-        "ipc": rows["ipc"].map("{:.0f}".format),
+        "": rows["objective"].str.upper() + rows["ipc"].map(", ipc {:.0f}".format),
         "comparison": rows["comparison"],
+        "the claim": rows["verdict"],
         "estimate": [_value(row, "mean") for _, row in rows.iterrows()],
         "95 % interval": [
             f"{_value(row, 'low')} to {_value(row, 'high')}" if row["seeds"] > 1 else NONE
@@ -47,7 +47,6 @@ def finding_table(table: pd.DataFrame, claim: str) -> Table | Sentences:
         "seeds": rows["seeds"],
         "p (Holm)": rows["p_holm"].map(lambda p: NONE if pd.isna(p) else f"{p:.2g}"),
         "found with 80 %": [_detectable(row) for _, row in rows.iterrows()],
-        "the claim": rows["verdict"],
     }
     return Table(pd.DataFrame(cells), wrapped=True)
 
@@ -63,7 +62,7 @@ def _detectable(row: pd.Series) -> str:
         return NONE
     return {
         "points": f"{row['detectable']:.1f} points",
-        "ratio": f"a factor of {row['detectable']:.2f}",
+        "ratio": f"× {row['detectable']:.2f}",
     }.get(row["unit"], f"{row['detectable']:.2f}")
 
 

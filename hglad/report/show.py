@@ -21,11 +21,15 @@ class Table:
     index: bool = False
     """Whether the index is a column of the table."""
     wrapped: bool = False
-    """Whether long cells break into lines."""
+    """Whether long cells and titles break into lines."""
 
     def _repr_html_(self) -> str:
         html = self.frame.to_html(index=self.index, border=0, justify="left", na_rep=NONE)
-        return html.replace("<td>", '<td style="white-space: normal">') if self.wrapped else html
+        if not self.wrapped:
+            return html
+        for tag in ("td", "th"):
+            html = html.replace(f"<{tag}>", f'<{tag} style="white-space: normal">')
+        return html
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=self.index, na_rep=NONE)
