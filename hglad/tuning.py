@@ -26,6 +26,7 @@ from hglad.storage import read_json
 
 SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
 GROWTH = 2.0  # a stage has from half to twice the steps of the one before
+TUNED = ("lr_features", "lr_latents", "lr_pixels", "layer", "stages", "shares")
 FIRST_SEED = 1000  # distillation seeds of the trials, which no result uses
 
 
@@ -124,11 +125,14 @@ def tune(
 
 
 def _untuned(profile: Profile) -> Profile:
-    """The profile without tuned keys, so that tuning it again gives the same."""
-    objectives = {
-        name: {key: value for key, value in own.items() if key != "tuned"}
-        for name, own in profile.objectives.items()
-    }
+    """The profile without what is tuned here, so that tuning it again gives the same."""
+    objectives = {}
+    for name, own in profile.objectives.items():
+        kept = {
+            kind: {key: value for key, value in keys.items() if key not in TUNED}
+            for kind, keys in own.get("tuned", {}).items()
+        }
+        objectives[name] = own | {"tuned": kept}
     return replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
 
 

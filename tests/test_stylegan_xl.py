@@ -119,6 +119,23 @@ def test_gradient_against_finite_differences(settings, weights, reference, layer
         assert abs(exact - numeric) / abs(exact) < 1e-6
 
 
+@pytest.mark.parametrize("margin", [0, 1, 2, 10])
+def test_layers_without_filters_crop_as_the_resampling_does(margin):
+    settings = StyleGANXLSettings(
+        w_dim=8, channel_base=256, channel_max=6, num_layers=5, embedding=(10, 8), margin_size=margin,
+        lrelu_upsampling=1,
+    )  # fmt: skip
+    network = StyleGANXL.random(settings, torch.Generator().manual_seed(0)).double()
+    layers = [network.synthesis.layer(index) for index in range(5)]
+    start = network.start(network.sample(torch.arange(4), torch.Generator().manual_seed(1)).w.double())
+    image = network.decode(start, 0)
+    found = [layer.filtered for layer in layers]
+    assert found == [False, False, True, False, margin > 1]  # one doubles the rate; a large margin is cut off
+    for layer in layers:
+        layer.filtered = True
+    torch.testing.assert_close(network.decode(start, 0), image, rtol=1e-6, atol=1e-6)
+
+
 def test_truncation_of_samples(generator):
     labels = torch.tensor([3, 5, 3])
     whole, half, mean = (

@@ -15,7 +15,7 @@ from hglad.profile_file import profile_from
 from hglad.results import Store
 from hglad.stages import KINDS
 from hglad.tasks import DistillTask
-from hglad.tuning import FIRST_SEED, TuningSettings, as_yaml, space, trial_table, tune
+from hglad.tuning import FIRST_SEED, TuningSettings, _untuned, as_yaml, space, trial_table, tune
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -125,6 +125,16 @@ def test_a_stopped_tuning_goes_on(profile, tmp_path, monkeypatch):
 def test_an_impossible_budget_is_a_clear_error(key, value):
     with pytest.raises(HgladError, match=f"tune.{key} is {value}: expected"):
         TuningSettings(**{key: value})
+
+
+def test_what_is_not_tuned_stays_with_its_kind(profile):
+    own = {"hierarchical": {"lr_features": 9.0, "selection": "last"}, "pixels": {"lr_pixels": 9.0}}
+    objectives = {"dm": {"tuned": own}}
+    found = _untuned(replace(profile, surrogate=replace(profile.surrogate, objectives=objectives)))
+    assert found.searched("dm", "hierarchical") == replace(profile.search, selection="last")
+    assert found.searched("dm", "pixels") == profile.search
+    for trial in space(found, "dm", "hierarchical", 3):
+        assert trial.tasks(found, BUDGET)[0].distilled.search.selection == "last"
 
 
 def test_tuning_a_tuned_profile_gives_the_same(profile, result, tmp_path):
