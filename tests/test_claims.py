@@ -1,12 +1,17 @@
 """What results say about the claims of the paper: estimates, verdicts, power, and the published numbers."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy
+import yaml
 
 from hglad import claims, plots
-from hglad.report.claims import claim_sentences, finding_table
+from hglad.laboratory import open_experiment
+from hglad.paths import PROJECT
+from hglad.report.claims import claim_sentences, finding_table, findings, tally
 from hglad.statistics import detectable
 
 
@@ -109,3 +114,22 @@ def test_p_values_are_adjusted_within_a_claim():
     table = claims.together([claims.accuracy_findings(rows_of(BETTER), claims.SAME)])
     assert (table["p_holm"] >= table["p"]).all()
     assert table["p_holm"].min() == pytest.approx(2 * table["p"].min())
+
+
+def test_the_overview_in_the_book_is_what_the_results_say(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.delenv("HGLAD_RESULTS", raising=False)
+    lines = [line for line in (PROJECT / "book" / "claims.md").read_text().splitlines() if line[:1] == "|"]
+    profiles = re.findall(r"<results/([\w-]+)/07_claims>", lines[0])
+    on_the_page = {
+        row[0]: row[1:] for row in ([cell.strip() for cell in x.split("|")[1:-1]] for x in lines[2:])
+    }
+    assert list(on_the_page) == list(claims.CLAIMS)
+    pages = (PROJECT / "book" / "results").glob("*/07_claims.ipynb")
+    assert set(profiles) == {page.parent.name for page in pages}
+    for column, profile in enumerate(profiles):
+        values = yaml.safe_load((PROJECT / "configs" / f"{profile}.yaml").read_text())
+        found = findings(open_experiment("claims", **values))
+        for claim, cells in on_the_page.items():
+            rows = found[found["claim"] == claim]
+            assert cells[column] == (tally(rows) if len(rows) else "not tested"), (profile, claim)

@@ -74,12 +74,17 @@ def claim_sentences(table: pd.DataFrame) -> Sentences:
 def _claim_sentence(claim: str, rows: pd.DataFrame) -> str:
     if rows.empty:
         return f"{claim}: not tested in this profile."
-    counts = [f"{verdict} in {(rows['verdict'] == verdict).sum()}" for verdict in VERDICTS]
-    text = f"{claim}: {', '.join(counts)} of {len(rows)} comparisons"
+    text = f"{claim}: {tally(rows)} comparisons"
     told = rows[rows["p_holm"] < 0.05]
     if rows["p"].notna().any():
         text += f"; {len(told)} of them differ from 0 once all are looked at together (Holm, 5 %)"
     return f"{text}."
+
+
+def tally(rows: pd.DataFrame) -> str:
+    """In how many comparisons a claim holds, fails and is open."""
+    counts = [f"{verdict} in {(rows['verdict'] == verdict).sum()}" for verdict in VERDICTS]
+    return f"{', '.join(counts)} of {len(rows)}"
 
 
 def published_cells(laboratory: Laboratory) -> Table | Sentences:
