@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from hglad.errors import HgladError
 from hglad.experts import Experts, ExpertSettings, train_expert
-from hglad.metrics import METRICS, create_metric, feature, needs
+from hglad.metrics import METRICS, create_metric, feature, needs, real_side
 from hglad.metrics.class_relevant import ClassRelevantDistance
+from hglad.metrics.feature import FeatureDistance
 from hglad.networks import create_network
 from hglad.networks.registry import Classifier
 from hglad.objectives import create_objective
@@ -206,8 +207,57 @@ def test_images_are_measured_by_themselves_whatever_the_batch(make, few_digits, 
     images, labels = images_of(few_digits)
     images = images + 0.1
     whole = make(name, layer=layer)(images, labels)
-    monkeypatch.setattr(feature, "BATCH", 7)
+    monkeypatch.setattr(feature, "MOST", 7)
+    real_side.forget()
     assert make(name, layer=layer)(images, labels) == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list:
+    """Real images that have gone through a network, one number a pass."""
+    counts, usual = [], Classifier.feature_maps
+
+    def counted(self, images: Tensor, layer: int = -1) -> Tensor:
+        counts.append(len(images))
+        return usual(self, images, layer)
+
+    real_side.forget()
+    monkeypatch.setattr(Classifier, "feature_maps", counted)
+    return counts
+
+
+@pytest.mark.parametrize("name", ["class_relevant", "feature", "random_feature", "released_feature"])
+def test_the_real_side_is_computed_once_for_all_searches(make, few_digits, passes, name):
+    found = make(name)(noise(20), labels_of(2))
+    first = sum(passes)
+    networks = {"random_feature": 5, "released_feature": 5}.get(name, 1)
+    assert first > networks * len(few_digits.images)
+    passes.clear()
+    assert make(name)(noise(20), labels_of(2)) == found and sum(passes) < len(few_digits.images)
+
+
+def test_the_real_side_is_that_of_these_weights_images_and_options(few_digits, small_digits):
+    network = create_network(**NETWORK, generator=seeded())
+
+    def distances() -> list[float]:
+        metrics = [
+            ClassRelevantDistance(real, network, layer, normalisation)
+            for real in (few_digits, small_digits.train)
+            for layer in (0, -1)
+            for normalisation in ("max", "none")
+        ]
+        metrics += [FeatureDistance(few_digits, network)]
+        return [metric(noise(20), labels_of(2)) for metric in metrics]
+
+    seen = []
+    for _ in range(2):
+        used = distances()
+        real_side.forget()
+        assert used == distances() and not set(used) & set(seen) and len(set(used)) == len(used)
+        seen += used
+        with torch.no_grad():  # trained on in place
+            network.classifier.weight.mul_(2)
+            network.features[0].weight.mul_(2)
 
 
 def slow_class_relevant(

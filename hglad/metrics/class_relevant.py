@@ -48,7 +48,7 @@ class ClassRelevantDistance(FeatureDistance):
     ) -> None:
         if normalisation not in NORMALISATIONS:
             raise unknown("normalisation of class_relevant,", normalisation, list(NORMALISATIONS))
-        self.scale = NORMALISATIONS[normalisation]
+        self.normalisation = normalisation
         super().__init__(real, classifier, layer)
 
     def reduce(self, maps: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ClassRelevantDistance(FeatureDistance):
     def activation(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Activation maps A_c (n, h, w) of feature maps (n, K, h, w)."""
         activation = torch.einsum("nk,nkhw->nhw", self.grad_cam_weights(maps, labels), maps).relu()
-        return activation / self.scale(activation).clamp(min=1e-12)
+        return activation / NORMALISATIONS[self.normalisation](activation).clamp(min=1e-12)
 
     @torch.enable_grad()
     def grad_cam_weights(self, maps: Tensor, labels: Tensor) -> Tensor:

@@ -4,11 +4,18 @@ import torch
 from torch import Tensor
 
 from hglad.data import RealData
+from hglad.metrics.real_side import real_side
 from hglad.metrics.registry import register_metric
+from hglad.networks.chunks import forward_size
 from hglad.networks.registry import Classifier
 
 VERSION = 1  # raise when the same images give another distance
-BATCH = 512
+MOST = 512  # images at once
+
+
+def parts_of(images: Tensor, classifier: Classifier) -> tuple[Tensor, ...]:
+    """Images (n, ch, h, w) in parts that suit the processor or GPU."""
+    return images.split(min(MOST, forward_size(classifier, images)))
 
 
 def class_images(real: RealData, label: int) -> Tensor:
@@ -30,18 +37,25 @@ class FeatureDistance:
     """
 
     def __init__(self, real: RealData, classifier: Classifier, layer: int = -1) -> None:
-        self.real, self.classifier, self.layer = real, classifier.eval(), layer
+        self.layer = layer
+        options = type(self), vars(self).copy()  # those that a subclass has set are among them
+        self.real, self.classifier = real, classifier.eval()
+        self.real_means = real_side(real, self.classifier, options, self._means_of_real)  # (class, K)
+
+    def _means_of_real(self) -> Tensor:
+        """Mean vector of every class of the real set, (class, K)."""
         means = []
-        for label in range(len(real.classes)):
-            images = class_images(real, label)
+        for label in range(len(self.real.classes)):
+            images = class_images(self.real, label)
             means.append(self.vectors(images, torch.full((len(images),), label)).mean(dim=0))
-        self.real_means = torch.stack(means)  # (class, K)
+        return torch.stack(means)
 
     @torch.no_grad()
     def vectors(self, images: Tensor, labels: Tensor) -> Tensor:
         """Vectors (n, K) of images in [0, 1]."""
-        parts = zip(images.split(BATCH), labels.to(images.device).split(BATCH), strict=True)
-        return torch.cat([self.reduce(self.maps(x), y) for x, y in parts])
+        parts = parts_of(images, self.classifier)
+        targets = labels.to(images.device).split([len(part) for part in parts])
+        return torch.cat([self.reduce(self.maps(x), y) for x, y in zip(parts, targets, strict=True)])
 
     def maps(self, images: Tensor) -> Tensor:
         """Feature maps (n, K, h, w) of images in [0, 1]."""

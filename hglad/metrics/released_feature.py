@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hglad.data import RealData
-from hglad.metrics import feature
 from hglad.metrics.draws import seeded, untrained
+from hglad.metrics.feature import class_images, parts_of
+from hglad.metrics.real_side import real_side
 from hglad.metrics.registry import register_metric
 from hglad.networks.registry import Classifier, require
 
@@ -47,15 +48,19 @@ class ReleasedFeatureDistance:
 
     def _class_maps(self, network: Classifier) -> Tensor:
         """Mean feature maps of every class of the real set, (class, K, h, w)."""
-        labels = range(len(self.real.classes))
-        return torch.stack([self.mean_maps(network, feature.class_images(self.real, c)) for c in labels])
+
+        def compute() -> Tensor:
+            labels = range(len(self.real.classes))
+            return torch.stack([self.mean_maps(network, class_images(self.real, c)) for c in labels])
+
+        return real_side(self.real, network, (type(self), self.layer), compute)
 
     @torch.no_grad()
     def mean_maps(self, network: Classifier, images: Tensor) -> Tensor:
         """Mean feature maps (K, h, w) of images (n, ch, h, w) in [0, 1]."""
         maps = (
             network.feature_maps(self.real.normalize(part), self.layer).sum(dim=0)
-            for part in images.split(feature.BATCH)
+            for part in parts_of(images, network)
         )
         return sum(maps) / len(images)
 
