@@ -65,7 +65,7 @@ class Discriminator(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """Logits at 4 x 4 places of one block's maps (n, channels, h, w), given the labels (n,)."""
+    """Logits at up to 4 x 4 places of one block's maps (n, channels, h, w), given the labels (n,)."""
 
     def __init__(self, channels: int, size: int, classes: int, width: int):
         super().__init__()
