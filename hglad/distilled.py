@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.storage import publish, read_json, read_tensors, write_json, write_tensors
+from hglad.storage import intact, publish, read_json, read_tensors, write_json, write_tensors
+
+IMAGES = ("distilled.safetensors", "grid.png")  # beside the card
+LEFT_OUT = "images_left_out"  # key of a card
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,30 @@ class DistilledSet:
             HgladError: missing or damaged file, or a file of something else.
         """
         file = Path(folder) / "distilled.safetensors"
+        if images_left_out(folder):
+            mend = "delete the folder, and hglad run makes it again"
+            raise HgladError(f"{folder} has a card and no images, as hglad results slim leaves it: {mend}")
         tensors = read_tensors(file)
         if not {"images", "labels"} <= tensors.keys():
             raise HgladError(f"{file} has {', '.join(sorted(tensors)[:5])}: expected images and labels")
         card = read_json(Path(folder) / "card.json")
         return cls(tensors["images"], tensors["labels"], card, tensors.get("iterates"))
+
+
+def images_left_out(folder: Path | str) -> bool:
+    """Whether `leave_images_out` has deleted the images of a set; those that got lost are no such case."""
+    card = Path(folder) / "card.json"
+    if (Path(folder) / "distilled.safetensors").exists() or not intact(card):
+        return False
+    return LEFT_OUT in read_json(card)
+
+
+def leave_images_out(folder: Path | str) -> None:
+    """Delete the images of a set and their picture; the card stays and says so."""
+    folder = Path(folder)
+    write_json(folder / "card.json", read_json(folder / "card.json") | {LEFT_OUT: True})
+    for name in IMAGES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_free(folder: Path) -> None:

@@ -263,18 +263,40 @@ class Laboratory:
             objective: matching objective.
 
         Raises:
+            HgladError: the experiment has no such set, or its images were left out.
+        """
+        if method == "random":
+            sets = self.profile.sets
+            ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
+            return random_real(load_real(self.profile.data).train, ipc, seed)
+        settings = self._settings_of(method, ipc, seed, layer, objective)
+        return DistilledSet.load(self.store.set_folder(settings.fingerprint))
+
+    def card(self, method: str, seed: int | None = None) -> dict:
+        """Card of the set of a search at the first objective and ipc, which is there without images, too.
+
+        Raises:
             HgladError: the experiment has no such set.
         """
+        return self._card(self._settings_of(method, seed=seed))
+
+    def _settings_of(
+        self,
+        method: str,
+        ipc: int | None = None,
+        seed: int | None = None,
+        layer: int | None = None,
+        objective: str | None = None,
+    ) -> DistillationSettings:
+        """As `distilled`."""
         sets = self.profile.sets
         ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
-        if method == "random":
-            return random_real(load_real(self.profile.data).train, ipc, seed)
         objective = sets["objectives"][0] if objective is None else objective
         layer = self.glad_layer(objective) if layer is None else layer
-        for key, s in self.distillations.items():
+        for s in self.distillations.values():
             same_layer = method != "single" or (s.search.layer == layer and s.prior == self.profile.prior)
             if (s.objective, s.kind, s.ipc, s.seed) == (objective, method, ipc, seed) and same_layer:
-                return DistilledSet.load(self.store.set_folder(key))
+                return s
         raise HgladError(
             f"no distilled set of '{method}' with ipc {ipc}, seed {seed}, layer {layer}: expected a run of "
             f"profile {self.profile.profile}"

@@ -13,6 +13,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from hglad.augment import DSA
+from hglad.distilled import images_left_out
 from hglad.errors import HgladError
 from hglad.labels import LABELS
 from hglad.networks.convnet import default_depth
@@ -106,7 +107,8 @@ def images_of(store: Store, keys: list[str]) -> Images:
     Raises:
         HgladError: neither, or several data sets.
     """
-    found = {_images(store.set_folder(key)) for key in _sets(store, keys) if _card(store, key)}
+    folders = [store.set_folder(key) for key in _sets(store, keys) if _card(store, key)]
+    found = {_images(folder) for folder in folders if not images_left_out(folder)}
     recorded = [record["images"] for record in store.provenance(keys) if "images" in record]
     found |= {Images(each["dataset"], each["shape"][-1]) for each in recorded}
     if len(found) != 1:

@@ -6,6 +6,7 @@ import filelock
 import joblib
 import torch
 
+from hglad.distilled import images_left_out
 from hglad.evaluation_task import EvaluateTask
 from hglad.memory import keep_freed_memory
 from hglad.progress import progress_bar
@@ -58,15 +59,29 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
 def missing_tasks(tasks: list, store: Store) -> list:
     """Tasks without a result, with what only they need: large files, of no use once the result is there.
 
-    Those are the experts of trajectory matching and the classifiers that select a baseline's images.
+    Those are the experts of trajectory matching and the classifiers that select a baseline's images. A set
+    whose images were left out (`hglad.slim`) is missing only where a missing result is read from them.
     """
     missing = [task for task in tasks if not task.done(store)]
+    read = sets_behind(missing)
+    missing = [task for task in missing if task.key in read or not _left_out(task, store)]
     runs = [task for task in missing if isinstance(task, DistillTask)]
     runs += [DistillTask(task.settings) for task in missing if isinstance(task, MeasureTask)]
     behind = [expert for run in runs for expert in run.experts]
     behind += [task.classifier for task in missing if isinstance(task, EvaluateTask) and task.classifier]
     found = {task.key: task for task in (*behind, *missing) if not task.done(store)}
     return list(found.values())
+
+
+def _left_out(task, store: Store) -> bool:
+    return isinstance(task, DistillTask) and images_left_out(store.set_folder(task.key))
+
+
+def sets_behind(tasks: list) -> set[str]:
+    """Keys of the distilled sets whose images the tasks read."""
+    evaluated = [task.distilled for task in tasks if isinstance(task, EvaluateTask) and task.distilled]
+    measured = [task.settings for task in tasks if isinstance(task, MeasureTask)]
+    return {settings.fingerprint for settings in evaluated + measured}
 
 
 def _run_one(task, store: Store, device: str, cores: int):

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from hglad.distilled import images_left_out
 from hglad.results import Store
 from hglad.tasks import Task
 from hglad.trace import records
@@ -9,6 +10,7 @@ from hglad.versions import Version, asked, differences, first
 
 NEW = "new"
 DAMAGED = "its file was damaged"
+LEFT_OUT = "its images were left out"
 
 
 class Reasons:
@@ -29,11 +31,11 @@ class Reasons:
         return {record["request"]: record["algorithms"] for record in found}
 
     def why(self, task: Task) -> str:
-        """Why `task`, which is missing, is to be computed: `NEW`, `DAMAGED` or "search version 1, now 2"."""
+        """Why `task`, which is missing, is to be computed: one of the above or "search version 1, now 2"."""
         if not isinstance(task, Task):  # a notebook or a page, whose results may have changed
             return NEW
         if task.place(self.store).exists():
-            return DAMAGED
+            return LEFT_OUT if images_left_out(task.place(self.store).parent) else DAMAGED
         made = self._made.get(task.request)
         if made is None and task.place(self.store, first).is_file():
             made = {component: first(component) for component in asked(task.key_with)}

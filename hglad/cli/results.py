@@ -1,4 +1,4 @@
-"""Commands that read results: compare, and results table and export."""
+"""Commands about results: compare, and results table, export and slim."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def _compare(options) -> None:
 
 def add_results(commands) -> None:
     """Arguments of `hglad results`."""
-    parser = commands.add_parser("results", help="print tables of results or export their rows")
+    parser = commands.add_parser("results", help="print tables of results, export rows, slim a folder")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     table = command(actions, "table", _results_table, "print a table of results with intervals")
     table.add_argument("--rows", default="method", help="column that leads the rows (default: method)")
@@ -39,8 +39,12 @@ def add_results(commands) -> None:
     table.add_argument("--out", metavar="FILE", help="write it there: .txt, .md, .tex or .csv")
     export = command(actions, "export", _results_export, "write the rows with their provenance to a file")
     export.add_argument("--out", metavar="FILE", required=True, help="file to write: .parquet or .csv")
+    slim = command(actions, "slim", _results_slim, "delete the images of sets that no page shows")
+    slim.add_argument("config", help="profile, such as configs/cifar10.yaml")
+    slim.add_argument("--dry-run", action="store_true", help="only say how much it would be")
     for action in (table, export):
         action.add_argument("name", help="profile (its .yaml file: the runs it plans), or folder of results")
+    for action in (table, export, slim):
         action.add_argument("--results", help="folder of the results (default: data/results/<profile>)")
 
 
@@ -76,6 +80,21 @@ def _results_export(options) -> None:
     frame = export_rows(store, keys)
     write_rows(frame, options.out)
     print(f"{len(frame)} rows of {frame['key'].nunique()} evaluations in {options.out}")
+
+
+def _results_slim(options) -> None:
+    from hglad.distilled import leave_images_out
+    from hglad.profile_file import read_profile
+    from hglad.results import Store
+    from hglad.slim import mebibytes, unneeded_images
+
+    profile = read_profile(options.config)
+    store = Store.of_profile(profile.profile, options.results)
+    folders = unneeded_images(profile, store)
+    size, did = mebibytes(folders), "would leave out" if options.dry_run else "left out"
+    for folder in [] if options.dry_run else folders:
+        leave_images_out(folder)
+    print(f"{did} the images of {len(folders)} sets in {store.root}, {size:.1f} MiB")
 
 
 def _named_results(options) -> tuple:

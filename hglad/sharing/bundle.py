@@ -29,6 +29,7 @@ from hglad.provenance import PACKAGES, commit
 from hglad.published import beside_published, images_of
 from hglad.rendering import Table, render
 from hglad.results import Store
+from hglad.runner import missing_tasks
 from hglad.sharing.rows import DESCRIPTION, export_rows, write_rows
 from hglad.storage import publish
 from hglad.tables import cells, commit_text, notes_of, published_table, result_table, select
@@ -77,7 +78,7 @@ class Results:
         if self.config is None:
             return None
         tasks = plan(read_profile(self.config))
-        missing = [task for task in tasks if not task.done(self.store)]
+        missing = missing_tasks(tasks, self.store)
         if missing:
             command = f"hglad run {self.config} --results {self.store.root}"
             found = f"{len(missing)} of {len(tasks)} results are missing in {self.store.root}"

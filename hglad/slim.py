@@ -1,0 +1,38 @@
+"""Keep a folder of results small: leave out the images that no page shows.
+
+A distilled set of 100 images of 32 px takes 2 MB; tables and figures read its card and its evaluations.
+What is left out is made again, the same, where a result needs it.
+"""
+
+from pathlib import Path
+
+from hglad.distilled import IMAGES
+from hglad.experiments import plan
+from hglad.profile import Profile
+from hglad.results import Store
+from hglad.runner import missing_tasks, sets_behind
+from hglad.tasks import DistillTask
+
+
+def unneeded_images(profile: Profile, store: Store) -> list[Path]:
+    """Folders of the sets that are evaluated and whose images no page of the profile shows."""
+    tasks = plan(profile)
+    read = sets_behind(missing_tasks(tasks, store))
+    sets = [task for task in tasks if isinstance(task, DistillTask) and task.done(store)]
+    return [store.set_folder(t.key) for t in sets if t.key not in read and not shown(t, profile)]
+
+
+def mebibytes(folders: list[Path]) -> float:
+    """Size of the images of sets."""
+    files = (folder / name for folder in folders for name in IMAGES)
+    return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
+
+
+def shown(task: DistillTask, profile: Profile) -> bool:
+    """Whether a page may show the images of a set; every page shows those of the first seed only."""
+    settings, sets = task.settings, profile.sets
+    if settings.seed != sets["seeds"][0]:
+        return False
+    if settings.objective == sets["objectives"][0]:
+        return settings.ipc in (sets["ipc"][0], sets["ipc"][-1])
+    return settings.kind == "pixels" and settings.ipc == sets["ipc"][0]
