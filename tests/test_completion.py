@@ -60,7 +60,7 @@ def test_bash_knows_the_command(script):
 
 @pytest.mark.parametrize(("line", "candidates"), [
     ("hglad ev", {"evaluate"}),
-    ("hglad results ", {"table", "export"}),
+    ("hglad results ", {"table", "export", "slim"}),
     ("hglad export x --format ", {"imagefolder", "parquet", "pt"}),
     ("hglad completion ", {"bash", "zsh", "tcsh"}),
     ("hglad run c.yaml --only ", set(NAMES["experiments"])),
