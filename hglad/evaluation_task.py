@@ -76,10 +76,10 @@ class EvaluateTask(Task):
     @property
     def cost(self) -> float:
         """Estimate, in images that pass through a small network."""
-        real = known_real(self.data).train
+        real, test = known_real(self.data).train, known_real(self.data).test
         images = self.ipc * len(real.classes) if self.ipc else len(real.images)
         sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
-        return 3 * self.training.epochs * self.repeats * images * sets
+        return sets * self.repeats * (3 * self.training.epochs * images + len(test.images))
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""

@@ -245,42 +245,24 @@ class Laboratory:
         """Names of the classes."""
         return known_real(self.profile.data).train.classes
 
-    def distilled(
-        self,
-        method: str,
-        ipc: int | None = None,
-        seed: int | None = None,
-        layer: int | None = None,
-        objective: str | None = None,
-    ) -> DistilledSet:
-        """A set, by default at the first objective, ipc and seed of the profile and at its layer.
-
-        Args:
-            method: a search, or `random` for the baseline.
-            ipc: images per class.
-            seed: distillation seed.
-            layer: split point of the single-layer search.
-            objective: matching objective.
+    def distilled(self, method: str, **which: object) -> DistilledSet:
+        """The set of a search; `which` as in `settings_of`.
 
         Raises:
             HgladError: the experiment has no such set, or its images were left out.
         """
-        if method == "random":
-            sets = self.profile.sets
-            ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
-            return random_real(load_real(self.profile.data).train, ipc, seed)
-        settings = self._settings_of(method, ipc, seed, layer, objective)
+        settings = self.settings_of(method, **which)
         return DistilledSet.load(self.store.set_folder(settings.fingerprint))
 
-    def card(self, method: str, seed: int | None = None) -> dict:
-        """Card of the set of a search at the first objective and ipc, which is there without images, too.
+    def card(self, method: str, **which: object) -> dict:
+        """Card of the set of a search, which is there without images, too; `which` as in `settings_of`.
 
         Raises:
             HgladError: the experiment has no such set.
         """
-        return self._card(self._settings_of(method, seed=seed))
+        return self._card(self.settings_of(method, **which))
 
-    def _settings_of(
+    def settings_of(
         self,
         method: str,
         ipc: int | None = None,
@@ -288,7 +270,18 @@ class Laboratory:
         layer: int | None = None,
         objective: str | None = None,
     ) -> DistillationSettings:
-        """As `distilled`."""
+        """What a set follows from, by default the one at the first objective, ipc and seed of the profile.
+
+        Args:
+            method: a search.
+            ipc: images per class.
+            seed: distillation seed.
+            layer: split point of the single-layer search; by default the profile's.
+            objective: matching objective.
+
+        Raises:
+            HgladError: the experiment has no such set.
+        """
         sets = self.profile.sets
         ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
         objective = sets["objectives"][0] if objective is None else objective
@@ -303,8 +296,12 @@ class Laboratory:
         )
 
     def first_images(self, method: str, layer: int | None = None) -> torch.Tensor:
-        """One image per class (class, channels, height, width) of the set at the first ipc and seed."""
-        distilled = self.distilled(method, layer=layer)
+        """One image per class (class, channels, height, width) at the first ipc and seed, or of `random`."""
+        sets = self.profile.sets
+        if method == "random":
+            distilled = random_real(load_real(self.profile.data).train, sets["ipc"][0], sets["seeds"][0])
+        else:
+            distilled = self.distilled(method, layer=layer)
         return distilled.images[:: distilled.ipc]
 
     def cards(self) -> list[dict]:

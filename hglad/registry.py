@@ -42,6 +42,11 @@ class Registry:
             raise unknown(self.kind, name, self.names())
         return [key for key in inspect.signature(self.factories[name]).parameters if key not in self.given]
 
+    def default(self, name: str, option: str, otherwise: object = None) -> Any:
+        """Default of an option of `name`; `otherwise` where it has no such option."""
+        found = inspect.signature(self.factories[name]).parameters.get(option)
+        return otherwise if found is None else found.default
+
     def create(self, name: str, *arguments: object, **options: object) -> Any:
         """Call the factory `name`; an unknown name or option raises `HgladError`."""
         known = self.options(name)

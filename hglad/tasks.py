@@ -19,7 +19,7 @@ from hglad.distillation import (
 )
 from hglad.distilled import DistilledSet
 from hglad.experts import ExpertSettings, expert_file, expert_key, experts_key, train_expert
-from hglad.metrics import Metric, create_metric
+from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import Classifier, create_network
 from hglad.priors import prior_hash
 from hglad.profile import MetricSettings
@@ -230,8 +230,8 @@ class MeasureTask(Task):
         images = s.ipc * len(real.classes)
         calls = {"accuracy": 300 * images, "loss": 4 * DistillTask(s).matching(images)}  # 100 epochs, 4 steps
         iterates = 1 + s.search.steps // s.search.select_every
-        networks = {"random_feature": 5, "released_feature": 5}  # that all real images pass through
-        passes = sum(networks.get(name, 1) * len(real.images) for name in self.names)
+        networks = (METRICS.default(name, "networks", 1) for name in self.names)
+        passes = sum(networks) * len(real.images)
         return passes + sum(iterates * calls.get(name, images) for name in self.names)
 
     def place(self, store: Store, version: Versions = current) -> Path:

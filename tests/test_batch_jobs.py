@@ -83,7 +83,7 @@ def test_titles_name_the_seeds_of_tasks_that_differ_in_nothing_else(tmp_path):
     assert "evaluate random ipc 1 on ConvNet-2, seeds 0 1" in titles
 
 
-def test_estimates_take_the_record_of_a_task_else_the_rate_of_its_rule_else_a_guess():
+def test_estimates_take_the_record_of_a_task_else_the_rate_of_its_rule():
     store, tasks = (
         Store(PROJECT / "data" / "results" / "digits"),
         plan(read_profile(PROJECT / "configs" / "digits.yaml")),
@@ -95,6 +95,25 @@ def test_estimates_take_the_record_of_a_task_else_the_rate_of_its_rule_else_a_gu
     rate = sum(map(estimates.seconds, evaluations[:3])) / sum(task.cost for task in evaluations[:3])
     assert estimates.seconds(evaluations[9]) == pytest.approx(rate * evaluations[9].cost)
     assert estimates.recorded(evaluations[9])
+
+
+def test_estimates_take_the_rate_of_the_same_architecture_and_of_the_same_search_where_they_can():
+    store, profile = Store(PROJECT / "data/results/digits"), read_profile(PROJECT / "configs/digits.yaml")
+    tasks = [task for task in plan(profile) if rule_of(task) in ("evaluate", "distil")]
+    known = {}
+    for task in tasks:
+        kind = task.network if rule_of(task) == "evaluate" else (task.settings.objective, task.settings.kind)
+        known.setdefault(kind, []).append(task)
+    estimates = Estimates.of([own[0] for own in known.values()], [store])
+    for first, *others in known.values():
+        rate = estimates.exact[first.key] / first.cost
+        assert all(estimates.seconds(task) == pytest.approx(rate * task.cost) for task in others)
+    assert len({network for network in known if isinstance(network, str)}) > 2
+
+
+def test_a_rule_without_a_record_of_its_own_is_guessed():
+    tasks = plan(read_profile(PROJECT / "configs" / "digits.yaml"))
+    estimates = Estimates.of([], [])
     distil = next(task for task in tasks if rule_of(task) == "distil")
     assert estimates.seconds(distil) == distil.cost * USUAL["distil"] and not estimates.recorded(distil)
 

@@ -56,6 +56,14 @@ def test_matching_suite(tmp_path, capsys, method):
     check(row, out)
 
 
+def test_metric_suite(tmp_path, capsys):
+    written, out = measured(tmp_path, capsys, "--suite", "metric")
+    first, further = written["cases"]
+    for row in (first, further):
+        check(row, out)
+    assert further["fast"]["seconds"]["max"] < further["plain"]["seconds"]["min"]
+
+
 def test_evaluation_suite(tmp_path, capsys):
     """Both sides score the same set, with other draws."""
     written, out = measured(tmp_path, capsys, "--suite", "evaluation", "--only", "bfloat16")

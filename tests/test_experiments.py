@@ -17,7 +17,7 @@ from hglad import evaluation as evaluation_module
 from hglad.ablations import RELEASED, audit
 from hglad.claims import CLAIMS
 from hglad.data import DataSettings
-from hglad.distillation import data_hash, load_real
+from hglad.distillation import data_hash, known_real, load_real
 from hglad.errors import HgladError
 from hglad.evaluation_task import EvaluateTask, marks_by_key
 from hglad.experiments import (
@@ -248,6 +248,8 @@ def test_costs_grow_with_the_work(profile):
     assert costs[2] < costs[0] < costs[1]
     task = evaluation(profile, "random")
     assert task.cost < replace(task, ipc=9).cost
+    tested = len(known_real(profile.data).test.images)
+    assert replace(task, repeats=3).cost == 3 * task.cost / task.repeats > 3 * tested
     assert all(task.cost > 0 for task in plan(profile))
 
 

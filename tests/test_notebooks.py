@@ -14,11 +14,14 @@ import pytest
 import yaml
 
 from hglad.ablations import PAPER, RELEASED
+from hglad.distilled import leave_images_out
 from hglad.errors import HgladError
 from hglad.labels import LABELS, objective_label
 from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
 from hglad.paths import PROJECT
+from hglad.profile_file import read_profile
 from hglad.results import Store
+from hglad.slim import unneeded_images
 from hglad.trace import commit_text, record_of, trace
 
 NAMES = [
@@ -304,13 +307,28 @@ def test_second_execution_has_nothing_to_do(smoke, capsys):
     assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*.json")} == before
 
 
+@pytest.fixture(scope="module")
+def slim_results(smoke) -> Path:
+    """Folder of the same results without the images that no page shows."""
+    results = Store(shutil.copytree(smoke / "results", smoke / "slim"))
+    folders = unneeded_images(read_profile(SMOKE), results)
+    assert folders
+    for folder in folders:
+        leave_images_out(folder)
+    return results.root
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["03_metric_ablation", "04_cross_architecture", "06_baselines"])
-def test_two_executions_on_the_same_results_give_the_same_bytes(smoke, name, monkeypatch, tmp_path):
+@each_notebook
+def test_a_second_execution_gives_the_same_bytes_also_of_slim_results(
+    smoke, slim_results, name, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
-    execute_one(SMOKE, smoke / "results", tmp_path, f"{name}.ipynb")
+    before = {path: path.stat().st_mtime_ns for path in slim_results.rglob("*.*")}
+    execute_one(SMOKE, slim_results, tmp_path, f"{name}.ipynb")
     again = tmp_path / f"{name}.ipynb"
     assert again.read_bytes() == (smoke / "notebooks" / f"{name}.ipynb").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in slim_results.rglob("*.*")} == before
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ from typing import Self
 
 from hglad.batch.rules import rule_of
 from hglad.errors import HgladError
+from hglad.evaluation_task import EvaluateTask
 from hglad.results import Store
-from hglad.tasks import Task
+from hglad.tasks import DistillTask, Task
 from hglad.trace import record_of
 
 # Seconds per unit of cost where a profile has no record of its own: on one core, measured on the digits.
@@ -35,9 +36,23 @@ def recorded_seconds(task, store: Store) -> float | None:
         return None
 
 
+def _kinds(task) -> list[str]:
+    """Names of the rates that hold for a task, the most fitting first.
+
+    An image costs a ResNet-18 ten times what it costs a ConvNet, and a step of one objective that of another.
+    """
+    rule = rule_of(task)
+    if isinstance(task, EvaluateTask):
+        return [f"{rule} {task.network}", rule]
+    if isinstance(task, DistillTask):
+        settings = task.settings
+        return [f"{rule} {settings.objective} {settings.kind}", f"{rule} {settings.objective}", rule]
+    return [rule]
+
+
 @dataclass
 class Estimates:
-    """Seconds of every task: its own record, else its cost at the rate of its rule's records.
+    """Seconds of every task: its own record, else its cost at the rate of the records of its like.
 
     Records are of the machines that made them: another one is faster or slower by its own factor.
     """
@@ -54,15 +69,16 @@ class Estimates:
                 seconds = None if task.key in estimates.exact else recorded_seconds(task, store)
                 if seconds is not None:
                     estimates.exact[task.key] = seconds
-                    spent, cost = totals.get(rule_of(task), (0.0, 0.0))
-                    totals[rule_of(task)] = spent + seconds, cost + task.cost
-        estimates.rates = {rule: spent / cost for rule, (spent, cost) in totals.items() if cost}
+                    for kind in _kinds(task):
+                        spent, cost = totals.get(kind, (0.0, 0.0))
+                        totals[kind] = spent + seconds, cost + task.cost
+        estimates.rates = {kind: spent / cost for kind, (spent, cost) in totals.items() if cost}
         return estimates
 
     def seconds(self, task) -> float:
         """Estimate of one task on one core, or one GPU."""
-        rule = rule_of(task)
-        return self.exact.get(task.key, task.cost * self.rates.get(rule, USUAL[rule]))
+        rates = [self.rates[kind] for kind in _kinds(task) if kind in self.rates]
+        return self.exact.get(task.key, task.cost * [*rates, USUAL[rule_of(task)]][0])
 
     def recorded(self, task) -> bool:
         """Whether the estimate is a record of this very task, or of others of its rule."""

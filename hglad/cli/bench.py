@@ -12,7 +12,7 @@ def add_bench(commands) -> None:
     parser.add_argument(
         "--suite",
         default="matching",
-        help="file of benchmarks/: matching (the default), generator, evaluation",
+        help="file of benchmarks/: matching (the default), generator, evaluation, metric",
     )
     parser.add_argument("--json", metavar="FILE", help="write the measurements and their provenance there")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")

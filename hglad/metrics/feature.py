@@ -40,9 +40,9 @@ class FeatureDistance:
         self.layer = layer
         options = type(self), vars(self).copy()  # those that a subclass has set are among them
         self.real, self.classifier = real, classifier.eval()
-        self.real_means = real_side(real, self.classifier, options, self._means_of_real)  # (class, K)
+        self.real_means = real_side(real, self.classifier, options, self.means_of_real)  # (class, K)
 
-    def _means_of_real(self) -> Tensor:
+    def means_of_real(self) -> Tensor:
         """Mean vector of every class of the real set, (class, K)."""
         means = []
         for label in range(len(self.real.classes)):

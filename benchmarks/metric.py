@@ -1,0 +1,66 @@
+"""Suite `metric`: the real side of a selection metric, which every search needs before its first step.
+
+Fast: `hglad.metrics`, which passes the real images through the classifier in parts that stay in the cache of
+the processor, and keeps the result for the searches that follow in the same process. Straightforward: 512
+images at once, for every search anew. Both return the mean vectors of the classes, (class, K). Images are
+the handwritten digits, enlarged, in colour; the weights of the classifier are drawn, not trained.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hglad.bench import Case, Step
+from hglad.data import RealData, load_data
+from hglad.metrics.class_relevant import ClassRelevantDistance
+from hglad.networks import create_network
+from hglad.networks.registry import Classifier
+
+AT_ONCE = 512  # images
+
+
+class _Plain(ClassRelevantDistance):
+    """The same distance with as many images at once as fit into the memory of a small GPU."""
+
+    @torch.no_grad()
+    def vectors(self, images: Tensor, labels: Tensor) -> Tensor:
+        pairs = zip(images.split(AT_ONCE), labels.to(images.device).split(AT_ONCE), strict=True)
+        return torch.cat([self.reduce(self.maps(x), y) for x, y in pairs])
+
+
+@cache
+def _real(size: int, device: str) -> RealData:
+    return load_data("digits", resolution=size, channels=3, device=device).train
+
+
+@cache
+def _classifier(size: int, width: int, device: str) -> Classifier:
+    options = {"name": "convnet", "depth": 3, "width": width}
+    generator = torch.Generator().manual_seed(0)
+    network = create_network(image_shape=(3, size, size), classes=10, generator=generator, **options)
+    return network.to(device)
+
+
+def _every_time(metric: type, size: int, width: int, device: str) -> Step:
+    return metric(_real(size, device), _classifier(size, width, device)).means_of_real
+
+
+def _once(size: int, width: int, device: str) -> Step:
+    return lambda: ClassRelevantDistance(_real(size, device), _classifier(size, width, device)).real_means
+
+
+def cases(device: str, quick: bool) -> list[Case]:
+    """The metric of the first search of a process, and that of each further one."""
+    size, width = (8, 8) if quick else (32, 128)
+    shape = (size, width, device)
+
+    def case(name: str, fast: Callable[[], Step]) -> Case:
+        note = f"{len(_real(size, device).images)} images of {size} px, ConvNet-3 of width {width}"
+        return Case(f"class_relevant, {name} search", fast, lambda: _every_time(_Plain, *shape), note)
+
+    return [
+        case("first", lambda: _every_time(ClassRelevantDistance, *shape)),
+        case("further", lambda: _once(*shape)),
+    ]
