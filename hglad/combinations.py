@@ -80,9 +80,11 @@ def _check_objectives(profile: Profile) -> None:
                 f"{key}.experts is missing: {name} matches trajectories of networks that are trained first; "
                 "say which, such as {count: 100, epochs: 50}"
             )
-        for ipc in own.ipc:
-            if ipc not in profile.sets["ipc"]:
-                raise HgladError(f"{key}.ipc has {ipc}: expected some of sets.ipc, {profile.sets['ipc']}")
+        for part, numbers in (("ipc", own.ipc), ("at_ipc", own.at_ipc)):
+            for ipc in numbers:
+                if ipc not in profile.sets["ipc"]:
+                    expected = f"expected some of sets.ipc, {profile.sets['ipc']}"
+                    raise HgladError(f"{key}.{part} has {ipc}: {expected}")
         for kind in profile.sets["searches"]:
             first_run(profile, name, kind)
 

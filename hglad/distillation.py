@@ -92,10 +92,10 @@ class DistillationSettings(Versioned):
         """Settings of one run of a profile.
 
         The search takes the keys of the profile, then those of the objective, then those tuned for this
-        kind of search, then `search`; `metric` changes keys of the metric, `changes` other fields.
+        kind of search, then those at this ipc, then `search`; `metric` changes keys of the metric, `changes` other fields.
         """
         own = profile.objective(objective)
-        settings = changed(profile.searched(objective, kind), search or {}, "search.")
+        settings = changed(profile.searched(objective, kind, ipc), search or {}, "search.")
         selection = changed(profile.metric, metric or {}, "metric.")
         surrogate = replace(profile.surrogate, objectives={})  # resolved here
         if own.augmentation is not None:

@@ -233,7 +233,7 @@ def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds
     tasks = []
     for objective in _studied(profile):
         for variant in make(layer_count(profile), ipc) if seeds else []:
-            rates = profile.searched(objective, variant.rates_of)
+            rates = profile.searched(objective, variant.rates_of, ipc)
             layer = profile.searched(objective, "single").layer  # of GLaD, whose work a budget may follow
             search = {key: getattr(rates, key) for key in RATES} | {"layer": layer} | variant.search
             own = {"search": search, "metric": variant.metric, "keep_iterates": False}

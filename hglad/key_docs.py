@@ -92,6 +92,7 @@ REFERENCES = {  # a key whose type does not say where its values stand -> their 
     (ObjectiveSettings, "options"): "objectives",
     (ObjectiveSettings, "search"): "search",
     (ObjectiveSettings, "tuned"): "search",
+    (ObjectiveSettings, "at_ipc"): "search",
     (ObjectiveSettings, "evaluation"): "training",
     (MetricSettings, "name"): "metrics",
     (MetricSettings, "network"): "networks",

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from hglad.data import DataSettings
@@ -105,6 +106,9 @@ class ObjectiveSettings:
     """Changes to the keys of `search`."""
     tuned: dict[str, Any] = field(default_factory=dict)
     """Further changes for one kind of search, kind to keys of `search`, as `hglad tune` prints them."""
+    at_ipc: dict[int, Any] = field(default_factory=dict)
+    """Last changes to the keys of `search`, for every kind of search, at some numbers of images per class;
+    the layer of GLaD is the same at all."""
     augmentation: str | None = None
     """Siamese augmentation in place of that of `surrogate`; none: the same."""
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -251,19 +255,21 @@ class Profile:
             check_names(f"{key}.tuned", [kind], KINDS)
             if not isinstance(keys, dict):
                 raise HgladError(f"{key}.tuned.{kind} is {keys!r}: expected a mapping")
-        for kind in KINDS:
-            self._searched(name, kind, settings)
+        _check_at_ipc(key, settings.at_ipc)
+        for kind, ipc in product(KINDS, (None, *settings.at_ipc)):
+            self._searched(name, kind, settings, ipc)
         changed(self.evaluation.training, settings.evaluation, f"{key}.evaluation.")
         return settings
 
-    def searched(self, objective: str, kind: str) -> SearchSettings:
-        """Settings of one kind of search with an objective."""
-        return self._searched(objective, kind, self.objective(objective))
+    def searched(self, objective: str, kind: str, ipc: int | None = None) -> SearchSettings:
+        """Settings of one kind of search with an objective, as they are at any ipc or at this one."""
+        return self._searched(objective, kind, self.objective(objective), ipc)
 
-    def _searched(self, objective: str, kind: str, own: ObjectiveSettings) -> SearchSettings:
+    def _searched(self, objective: str, kind: str, own: ObjectiveSettings, ipc: int | None) -> SearchSettings:
         key = f"surrogate.objectives.{objective}"
         settings = changed(self.search, own.search, f"{key}.search.")
-        return changed(settings, own.tuned.get(kind, {}), f"{key}.tuned.{kind}.")
+        settings = changed(settings, own.tuned.get(kind, {}), f"{key}.tuned.{kind}.")
+        return changed(settings, own.at_ipc.get(ipc, {}), f"{key}.at_ipc.{ipc}.")
 
     def training(self, network: str, objective: str | None = None) -> TrainingSettings:
         """Training of an architecture on a set: the profile's, changed for the objective, then for it."""
@@ -288,6 +294,18 @@ class Profile:
         check_names("sets.objectives", self.sets["objectives"], OBJECTIVES.names())
         check_whole("sets.ipc", self.sets["ipc"], 1)
         check_whole("sets.seeds", self.sets["seeds"], 0)
+
+
+def _check_at_ipc(key: str, at_ipc: dict[int, Any]) -> None:
+    check_whole(f"{key}.at_ipc", list(at_ipc), 1)
+    for ipc, keys in at_ipc.items():
+        if not isinstance(keys, dict):
+            raise HgladError(f"{key}.at_ipc.{ipc} is {keys!r}: expected a mapping")
+        if "layer" in keys:
+            raise HgladError(
+                f"{key}.at_ipc.{ipc} has layer {keys['layer']!r}: expected one layer for every ipc, in "
+                f"{key}.tuned.single"
+            )
 
 
 def _check_experts(key: str, name: str, settings: ObjectiveSettings) -> None:

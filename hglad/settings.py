@@ -128,7 +128,7 @@ def convert(hint: Any, value: Any, key: str) -> Any:
                 convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
             )
     elif origin is dict and isinstance(value, dict):
-        return _with_text_keys(value, key)
+        return _with_keys(arguments[0], value, key)
     elif hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
@@ -137,10 +137,11 @@ def convert(hint: Any, value: Any, key: str) -> Any:
     raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{advice}")
 
 
-def _with_text_keys(values: dict, key: str) -> dict:
+def _with_keys(kind: type, values: dict, key: str) -> dict:
+    expected = "whole numbers, without quotes" if kind is int else "text, in quotes"
     for name in values:
-        if not isinstance(name, str):
-            raise HgladError(f"{key} has the key {name!r} ({type(name).__name__}): expected text, in quotes")
+        if type(name) is not kind:
+            raise HgladError(f"{key} has the key {name!r} ({type(name).__name__}): expected {expected}")
     return values
 
 

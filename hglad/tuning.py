@@ -145,7 +145,7 @@ def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Tria
 
 
 def _changes(profile: Profile, objective: str, kind: str, point: list[float]) -> dict[str, Any]:
-    usual = profile.searched(objective, kind)
+    usual = profile.searched(objective, kind, profile.ipcs(objective)[0])
 
     def rate(key: str, u: float) -> dict[str, float]:
         return {key: float(f"{getattr(usual, key) * SPREAD ** (2 * u - 1):.3g}")}
@@ -156,7 +156,8 @@ def _changes(profile: Profile, objective: str, kind: str, point: list[float]) ->
     layers = layer_count(profile) - 1
     if kind == "single":
         return changes | {"layer": min(int(point[2] * layers), layers - 1)}
-    stages = list(range(0, layers, 1 if point[3] < 0.5 else 2)) + [layers]
+    first = 1 if usual.latent_stage else 0  # the stage in w alone is in the place of the generator's input
+    stages = list(range(first, layers, 1 if point[3] < 0.5 else 2)) + [layers]
     factor = GROWTH ** (2 * float(point[4]) - 1)  # steps grow or shrink from stage to stage
     count = len(stages) + usual.latent_stage
     shares = [round(factor**index, 3) for index in range(count)]
