@@ -92,7 +92,8 @@ class DistillationSettings(Versioned):
         """Settings of one run of a profile.
 
         The search takes the keys of the profile, then those of the objective, then those tuned for this
-        kind of search, then those at this ipc, then `search`; `metric` changes keys of the metric, `changes` other fields.
+        kind of search, then those at this ipc, then `search`; `metric` changes keys of the metric, `changes`
+        other fields.
         """
         own = profile.objective(objective)
         settings = changed(profile.searched(objective, kind, ipc), search or {}, "search.")

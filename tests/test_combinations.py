@@ -36,6 +36,10 @@ CASES = [
     ({"surrogate.objectives.mtt": {}}, "mtt.experts is missing: mtt matches trajectories of networks that"),
     ({"sets.objectives": ["mtt"], **MTT_FREE}, "surrogate.objectives.mtt.experts is missing"),
     ({"surrogate.objectives.dc.ipc": [10]}, "dc.ipc has 10: expected some of sets.ipc, [1]"),
+    (
+        {"surrogate.objectives.dc.at_ipc": {10: {"average": 1}}},
+        "dc.at_ipc has 10: expected some of sets.ipc, [1]",
+    ),
     ({"metric.name": "accuracy"}, "metric.name is 'accuracy', which keeps images for itself"),
     (PIXELS | {"search.average": 1000}, "search.average is 1000, but there is no prior"),
     ({"surrogate.objectives.dm.tuned": {"pixels": {"truncation": 0.5}}}, "tuned.pixels.truncation is 0.5,"),

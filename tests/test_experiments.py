@@ -757,6 +757,22 @@ def test_the_layer_of_glad_is_that_of_its_objective(profile):
     assert rates == {("pixels", 0.1, 0.7), ("single", 0.5, 0.1), ("hierarchical", 0.1, 0.1)}
 
 
+def test_a_search_may_differ_at_a_number_of_images_per_class(profile):
+    tuned = {"hierarchical": {"average": 5, "lr_features": 0.5}}
+    own = {"tuned": tuned, "at_ipc": {2: {"average": 1, "steps": 9}}}
+    two = replace(
+        profile,
+        sets=profile.sets | {"ipc": [1, 2]},
+        surrogate=replace(profile.surrogate, objectives={"dm": own}),
+    )
+    of_dm = [t.settings for t in of_kind(plan(two, "hierarchical_search"), DistillTask)]
+    found = {(s.kind, s.ipc): s.search for s in of_dm if s.objective == "dm"}
+    first, second = found["hierarchical", 1], found["hierarchical", 2]
+    assert (first.average, first.steps) == (5, profile.search.steps)
+    assert second == replace(first, average=1, steps=9) and second.lr_features == 0.5
+    assert found["pixels", 2].steps == 9 != found["pixels", 1].steps
+
+
 def test_an_objective_may_take_fewer_images_per_class(profile):
     objectives = profile.objectives | {"dm": {"ipc": [2]}}
     part = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))

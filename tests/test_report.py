@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
+from smoke_profile import changed
 
 from hglad import report
 from hglad.distilled import to_uint8
@@ -326,4 +327,16 @@ def test_baselines_of_the_published_data_stand_beside_their_numbers(tmp_path, sh
     assert line.startswith(
         "herding, 1 a class: 53.0 ± 4.3 (3×2) here; herding: 21.5 ± 1.2 in NCFM (CVPR 2025), table 1, "
         "same architecture (ConvNet-3). What differs: spread: "
+    )
+
+
+def test_starts_are_told_by_the_number_of_images_per_class():
+    values = changed(**{"sets.ipc": [1, 2, 10]})
+    values["surrogate"]["objectives"]["dm"] = {
+        "tuned": {"hierarchical": {"average": 1000}},
+        "at_ipc": {2: {"average": 1}, 10: {"average": 1}},
+    }
+    assert report.start_sentences(profile_from(**values)).lines == (
+        "ipc 1: GLaD from one mapped latent, H-GLaD from the mean of 1,000 mapped latents for each image",
+        "ipc 2 and 10: GLaD from one mapped latent, H-GLaD from one mapped latent for each image",
     )

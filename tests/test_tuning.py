@@ -68,6 +68,23 @@ def test_every_trial_is_a_search_that_can_be_planned(profile, kind):
             assert stages.cost > 0 and task.distilled.kind == kind
 
 
+def test_no_trial_has_both_a_stage_in_the_latents_alone_and_one_at_the_input(profile):
+    later = replace(profile, search=replace(profile.search, latent_stage=True))
+    for trial in space(later, "dm", "hierarchical", 20)[1:]:
+        assert trial.changes["stages"] in ([1, 2, 3, 4], [1, 3, 4])
+        assert len(trial.changes["shares"]) == len(trial.changes["stages"]) + 1
+        assert DistillTask(trial.tasks(later, BUDGET)[0].distilled).cost > 0
+
+
+def test_trials_are_at_the_first_number_of_images_per_class_with_its_own_keys(profile):
+    objectives = {"dm": {"at_ipc": {1: {"latent_stage": True}, 2: {"steps": 99}}}}
+    at_first = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+    trial = space(at_first, "dm", "hierarchical", 2)[1]
+    assert trial.changes["stages"][0] == 1
+    search = trial.tasks(at_first, BUDGET)[0].distilled.search
+    assert search.latent_stage and search.steps == profile.search.steps
+
+
 def test_trials_never_see_a_test_image(profile):
     trial = space(profile, "dm", "pixels", 2)[1]
     (first, second) = trial.tasks(profile, BUDGET)

@@ -19,7 +19,15 @@ from hglad.report.objectives import objective_table, protocol_table
 from hglad.report.origins import Provenance, provenance
 from hglad.report.runs import best_of_stages, boundary_table, distance_history, last_of_stages
 from hglad.report.show import Downloads, Sentences, Table, noted, picture
-from hglad.report.stages import cost_table, generator_work, schedule_table, stage_plan, stage_table, stages_of
+from hglad.report.stages import (
+    cost_table,
+    generator_work,
+    schedule_table,
+    stage_plan,
+    stage_table,
+    stages_of,
+    start_sentences,
+)
 from hglad.report.texts import NONE, signed
 
 __all__ = [
@@ -57,6 +65,7 @@ __all__ = [
     "stage_plan",
     "stage_table",
     "stages_of",
+    "start_sentences",
     "sweep_numbers",
     "usual_rows",
     "verdict",

@@ -9,7 +9,7 @@ from hglad.experiments import layer_count
 from hglad.labels import LABELS
 from hglad.presets import PRESETS, preset, published_schedule
 from hglad.profile import Profile
-from hglad.report.show import Table
+from hglad.report.show import Sentences, Table
 from hglad.report.texts import NONE
 from hglad.stages import Stage
 
@@ -27,6 +27,24 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         for number, stage in enumerate(stages, start=1)
     ]
     return Table(pd.DataFrame(rows))
+
+
+def start_sentences(profile: Profile) -> Sentences:
+    """What the searches through a generator start from, with the first objective, by images per class."""
+    objective, found = profile.sets["objectives"][0], {}
+    kinds = [kind for kind in ("single", "hierarchical") if kind in profile.sets["searches"]]
+    for ipc in profile.ipcs(objective):
+        starts = [
+            f"{LABELS[kind]} from {_latents(profile.searched(objective, kind, ipc).average)}"
+            for kind in kinds
+        ]
+        found.setdefault(", ".join(starts), []).append(f"{ipc}")
+    lines = (f"ipc {' and '.join(ipcs)}: {starts} for each image" for starts, ipcs in found.items())
+    return Sentences(tuple(lines))
+
+
+def _latents(average: int) -> str:
+    return "one mapped latent" if average == 1 else f"the mean of {average:,} mapped latents"
 
 
 def stage_plan(stages: Sequence[Stage], images: int) -> pd.DataFrame:
