@@ -10,16 +10,20 @@ from hglad.data import DataSettings
 from hglad.distillation import load_real
 from hglad.errors import HgladError
 from hglad.experiments import layer_count
+from hglad.paths import PROJECT
 from hglad.profile import Profile, changed
-from hglad.profile_file import profile_from
+from hglad.profile_file import profile_from, read_profile
 from hglad.results import Store
 from hglad.stages import KINDS
+from hglad.storage import read_json
 from hglad.tasks import DistillTask
 from hglad.tuning import FIRST_SEED, TuningSettings, _untuned, as_yaml, space, trial_table, tune
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
 BUDGET = TuningSettings(trials=3, seeds=2)
+RESULTS = PROJECT / "data" / "results"
+TUNED_PROFILES = sorted(path.parent.name for path in RESULTS.glob("*/tuning.json"))
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +162,14 @@ def test_tuning_a_tuned_profile_gives_the_same(profile, result, tmp_path):
     objectives = {"dm": {"tuned": result["best"]["dm"]}}
     tuned = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
     assert tune(tuned, BUDGET, Store(tmp_path), cores=1)["best"] == result["best"]
+
+
+@pytest.mark.parametrize("name", TUNED_PROFILES)
+def test_profiles_search_with_what_their_committed_tuning_chose(name):
+    best = read_json(RESULTS / name / "tuning.json")["best"]
+    tuned = read_profile(PROJECT / "configs" / f"{name}.yaml")
+    for objective, kinds in best.items():
+        for kind, changes in kinds.items():
+            found = tuned.searched(objective, kind)
+            same = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+            assert {key: getattr(found, key) for key in changes} == same
