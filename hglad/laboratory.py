@@ -246,11 +246,14 @@ class Laboratory:
         return known_real(self.profile.data).train.classes
 
     def distilled(self, method: str, **which: object) -> DistilledSet:
-        """The set of a search; `which` as in `settings_of`.
+        """The set of a search, `which` as in `settings_of`; or of `random`, which takes ipc and seed only.
 
         Raises:
             HgladError: the experiment has no such set, or its images were left out.
         """
+        if method == "random":
+            first = {key: self.profile.sets[name][0] for key, name in (("ipc", "ipc"), ("seed", "seeds"))}
+            return random_real(load_real(self.profile.data).train, **first | which)
         settings = self.settings_of(method, **which)
         return DistilledSet.load(self.store.set_folder(settings.fingerprint))
 
@@ -297,11 +300,7 @@ class Laboratory:
 
     def first_images(self, method: str, layer: int | None = None) -> torch.Tensor:
         """One image per class (class, channels, height, width) at the first ipc and seed, or of `random`."""
-        sets = self.profile.sets
-        if method == "random":
-            distilled = random_real(load_real(self.profile.data).train, sets["ipc"][0], sets["seeds"][0])
-        else:
-            distilled = self.distilled(method, layer=layer)
+        distilled = self.distilled(method, **{} if layer is None else {"layer": layer})
         return distilled.images[:: distilled.ipc]
 
     def cards(self) -> list[dict]:

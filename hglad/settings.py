@@ -138,7 +138,9 @@ def convert(hint: Any, value: Any, key: str) -> Any:
 
 
 def _with_keys(kind: type, values: dict, key: str) -> dict:
-    expected = "whole numbers, without quotes" if kind is int else "text, in quotes"
+    if kind is int:  # papermill and JSON make text of them
+        values = {int(name) if str(name).isdecimal() else name: value for name, value in values.items()}
+    expected = "a whole number" if kind is int else "text, in quotes"
     for name in values:
         if type(name) is not kind:
             raise HgladError(f"{key} has the key {name!r} ({type(name).__name__}): expected {expected}")

@@ -759,7 +759,7 @@ def test_the_layer_of_glad_is_that_of_its_objective(profile):
 
 def test_a_search_may_differ_at_a_number_of_images_per_class(profile):
     tuned = {"hierarchical": {"average": 5, "lr_features": 0.5}}
-    own = {"tuned": tuned, "at_ipc": {2: {"average": 1, "steps": 9}}}
+    own = {"tuned": tuned, "at_ipc": {"2": {"average": 1, "steps": 9}}}  # as papermill has it
     two = replace(
         profile,
         sets=profile.sets | {"ipc": [1, 2]},

@@ -91,8 +91,8 @@ def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
         ("surrogate.objectives.dm.at_ipc", {1: {"layer": 2}}, "at_ipc.1 has layer 2: expected one layer"),
         (
             "surrogate.objectives.dm.at_ipc",
-            {"1": {}},
-            "at_ipc has the key '1' (str): expected whole numbers, without quotes",
+            {"one": {}},
+            "at_ipc has the key 'one' (str): expected a whole number",
         ),
         ("data.holdout", 1.5, "data.holdout is 1.5: expected 0 (none) to below 1"),
         ("search.rates", "fast", "search.rates is 'fast': expected absolute or relative"),
