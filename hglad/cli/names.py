@@ -28,6 +28,6 @@ NAMES = {
     "preset": ("paper", "released"),
     "protocol": ("glad", "dm", "dc"),
     "search": ("pixels", "single", "hierarchical"),
-    "suite": ("matching", "generator", "evaluation"),
+    "suite": ("matching", "generator", "evaluation", "metric"),
 }  # fmt: skip
 """Names by the argument that takes one of them."""
