@@ -206,7 +206,8 @@ class _Training:
 
     def test(self, network: Classifier) -> Score:
         """Test the trained network and keep the score."""
-        score = Score(self.label, self.repeat, confusion_matrix(network, self.data.test))
+        confusion = confusion_matrix(network, self.data.test, self.protocol.test_precision)
+        score = Score(self.label, self.repeat, confusion)
         self.part.write(score)
         return score
 

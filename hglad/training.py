@@ -57,7 +57,10 @@ class TrainingSettings:
     GLaD. It averages about 1 / (1 - decay) epochs: with far fewer epochs the first weights stay in."""
     precision: str = later("float32")
     """Format of convolutions and products: "float32", or "bfloat16", faster on processors and GPUs made for
-    it (`hglad bench --suite evaluation`); weights, their average and the test stay in float32."""
+    it (`hglad bench --suite evaluation`); weights and their average stay in float32."""
+    test_precision: str = later("float32")
+    """Format of the test, as `precision`: half the time for a large network; a few images in a thousand are
+    classified otherwise."""
 
     def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and value >= 1 for value in (self.epochs, self.batch_size))
@@ -72,7 +75,8 @@ class TrainingSettings:
             self.ema_decay,
             "None or a number from 0 to below 1",
         )
-        _check(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        for key in ("precision", "test_precision"):
+            _check(getattr(self, key) in PRECISIONS, key, getattr(self, key), " or ".join(PRECISIONS))
         Augmentation(self.augmentation)
 
 
@@ -299,24 +303,29 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 @torch.no_grad()
-def predict(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tensor:
+def predict(network: nn.Module, real: LabelledImages, batch: int = 512, precision: str = "float32") -> Tensor:
     """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode.
 
     At most `batch` images pass through the network together, fewer where their maps are large or memory runs
-    out.
+    out. `precision` is that of `TrainingSettings.test_precision`.
     """
     network.eval()
     batch = min(batch, len(real.images))
     least = 1 if separable(network) else batch
     mend = "lower the width of the network or the resolution"
-    return within_memory(lambda size: _predicted(network, real, size), batch, least, "test images", mend)
+
+    def attempt(size: int) -> Tensor:
+        return _predicted(network, real, size, precision)
+
+    return within_memory(attempt, batch, least, "test images", mend)
 
 
-def _predicted(network: nn.Module, real: LabelledImages, batch: int) -> Tensor:
+def _predicted(network: nn.Module, real: LabelledImages, batch: int, precision: str) -> Tensor:
     device = next(network.parameters()).device
     parts = (real.normalize(to_unit(part)).to(device) for part in real.images.split(batch))
     chunks = (chunk for part in parts for chunk in part.split(forward_size(network, part)))
-    return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
 
 
 def accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> float:
@@ -325,8 +334,8 @@ def accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> floa
     return 100 * hits.double().mean().item()
 
 
-def confusion_matrix(network: nn.Module, real: LabelledImages, batch: int = 512) -> Tensor:
+def confusion_matrix(network: nn.Module, real: LabelledImages, precision: str = "float32") -> Tensor:
     """Images of every true class (row) that are taken for every class (column), int64 (classes, classes)."""
     classes = len(real.classes)
-    pairs = real.labels.cpu() * classes + predict(network, real, batch).cpu()
+    pairs = real.labels.cpu() * classes + predict(network, real, precision=precision).cpu()
     return pairs.bincount(minlength=classes**2).view(classes, classes)

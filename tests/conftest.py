@@ -1,6 +1,7 @@
 """Shared by the tests: digits at 8 px, a tiny random generator, processes that are killed in the middle."""
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from hglad.tasks import DistillTask, MeasureTask, Task
 from hglad.versions import current
 
 torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore Ctrl-C
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,13 @@ def test_evaluation_suite(tmp_path, capsys):
     assert row["difference"] < 0.5
 
 
+def test_both_sides_of_a_test_classify_nearly_all_images_alike(tmp_path, capsys):
+    written, out = measured(tmp_path, capsys, "--suite", "evaluation", "--only", "test,")
+    (row,) = written["cases"]
+    check_sides(row, out)
+    assert row["difference"] < 0.1
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_both_sides_of_the_evaluation_learn(precision):
     (case,) = Suite("evaluation", quick=True).chosen(precision)
@@ -101,7 +108,8 @@ def test_the_full_evaluation_suite_is_the_published_protocol_in_both_precisions(
         "1 image per class, 100 epochs",
         "10 images per class, 20 epochs",
     )
-    assert names == [f"{size}, {precision}" for size in sizes for precision in ("float32", "bfloat16")]
+    trained = [f"{size}, {precision}" for size in sizes for precision in ("float32", "bfloat16")]
+    assert names == [*trained, "test, ResNet-18", "test, ViT"]
 
 
 @pytest.mark.parametrize("method", ["dm", "dc", "mtt full", "mtt tesla"])

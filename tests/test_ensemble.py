@@ -315,11 +315,11 @@ def test_an_evaluation_in_lockstep_goes_on_where_it_was_stopped(
 ):
     expected, tested = scores(lockstep=True), []
 
-    def stop_at_the_second(network, data):
+    def stop_at_the_second(*given):
         tested.append(0)
         if len(tested) == 2:
             raise Stop
-        return matrix(network, data)
+        return matrix(*given)
 
     matrix = evaluation.confusion_matrix
     monkeypatch.setattr(evaluation, "confusion_matrix", stop_at_the_second)

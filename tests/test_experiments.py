@@ -426,11 +426,11 @@ def test_a_stopped_evaluation_trains_only_what_it_had_not_finished(tasks, undist
         undisturbed.set_folder(task.distilled.fingerprint), store.set_folder(task.distilled.fingerprint)
     )
 
-    def measure(network, real):
+    def measure(*given):
         if len(tested) == 5:
             raise KeyboardInterrupt
-        tested.append(network)
-        return confusion_matrix(network, real)
+        tested.append(given)
+        return confusion_matrix(*given)
 
     monkeypatch.setattr(evaluation_module, "confusion_matrix", measure)
     with pytest.raises(KeyboardInterrupt):
@@ -629,6 +629,7 @@ SIXTEEN = TRAINING | {"precision": "bfloat16"}
         ("evaluation", {"protocol": "dm"}, SCORES | CROSS),
         ("evaluation", {"protocol": "dm", "training": TRAINING | {"schedule": "warmup_cosine"}}, set()),
         ("evaluation", {"networks": {"other": {"lr": 0.5}}}, CROSS),
+        ("evaluation", {"networks": {"other": {"test_precision": "bfloat16"}}}, CROSS),
         ("evaluation", {"networks": {"other": {}}}, set()),
         ("metric", {"training": SIXTEEN}, SETS | {"ClassifierTask", "herding on main", "k_center on main"}),
         ("metric", {"training": TRAINING | {"precision": "float32"}}, set()),

@@ -73,6 +73,7 @@ def test_schedules():
         ("ema_decay", 1.0),
         ("augmentation", "flop"),
         ("precision", "float16"),
+        ("test_precision", "float16"),
     ],
 )
 def test_impossible_settings_are_a_clear_error(field, value):
@@ -311,6 +312,16 @@ def test_accuracies_count_what_the_network_says():
     for label, guess in zip(test.labels.tolist(), bright.tolist(), strict=True):
         counts[label, int(guess)] += 1
     assert torch.equal(confusion_matrix(network, test), counts)
+
+
+def test_a_test_in_16_bits_takes_and_gives_16_bits_and_hardly_changes_what_is_predicted():
+    network, test, formats = small_network(), digits().test, []
+    network.features[0].register_forward_hook(lambda module, given, maps: formats.append(maps.dtype))
+    full, half = (predict(network, test, precision=name) for name in ("float32", "bfloat16"))
+    assert formats == [torch.float32, torch.bfloat16]
+    assert 0 < (full != half).sum() < 0.05 * len(test.images)
+    confusion = confusion_matrix(network, test, "bfloat16")
+    assert confusion.sum(dim=0).tolist() == half.bincount(minlength=10).tolist()
 
 
 def test_measuring_is_in_eval_mode_and_without_gradients():
