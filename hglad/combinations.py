@@ -1,6 +1,7 @@
 """Settings of a profile that contradict each other, found when it is read; no other file is opened."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 
 from hglad.distillation import WITHOUT_GENERATOR, DistillationSettings
@@ -53,6 +54,9 @@ def _check_generator_settings(profile: Profile) -> None:
     if profile.prior is None or not through_generator:
         why = "there is no prior" if profile.prior is None else "sets.searches has pixels only"
         _refuse_generator_keys("search", vars(profile.search), why)
+        for name in profile.objectives:
+            for ipc, keys in profile.objective(name).at_ipc.items():
+                _refuse_generator_keys(f"surrogate.objectives.{name}.at_ipc.{ipc}", keys, why)
     for name in profile.objectives:
         tuned = profile.objective(name).tuned.get("pixels", {})
         where = f"surrogate.objectives.{name}.tuned.pixels"
@@ -80,19 +84,22 @@ def _check_objectives(profile: Profile) -> None:
                 f"{key}.experts is missing: {name} matches trajectories of networks that are trained first; "
                 "say which, such as {count: 100, epochs: 50}"
             )
-        for part, numbers in (("ipc", own.ipc), ("at_ipc", own.at_ipc)):
-            for ipc in numbers:
-                if ipc not in profile.sets["ipc"]:
-                    expected = f"expected some of sets.ipc, {profile.sets['ipc']}"
-                    raise HgladError(f"{key}.{part} has {ipc}: {expected}")
+        _check_ipcs(f"{key}.ipc", own.ipc, "sets.ipc", profile.sets["ipc"])
+        _check_ipcs(f"{key}.at_ipc", own.at_ipc, "those of this objective", profile.ipcs(name))
         for kind in profile.sets["searches"]:
-            first_run(profile, name, kind)
+            runs_of(profile, name, kind)
 
 
-def first_run(profile: Profile, objective: str, kind: str) -> DistillationSettings:
-    """Settings of one run, which refuse what a single run cannot do."""
-    ipc, seed = profile.ipcs(objective)[0], profile.sets["seeds"][0]
-    return DistillationSettings.of(profile, objective, kind, ipc, seed)
+def _check_ipcs(key: str, numbers: Iterable[int], name: str, known: list[int]) -> None:
+    for ipc in numbers:
+        if ipc not in known:
+            raise HgladError(f"{key} has {ipc}: expected some of {name}, {known}")
+
+
+def runs_of(profile: Profile, objective: str, kind: str) -> list[DistillationSettings]:
+    """Settings of a run at each number of images per class, which refuse what a single run cannot do."""
+    seed = profile.sets["seeds"][0]
+    return [DistillationSettings.of(profile, objective, kind, ipc, seed) for ipc in profile.ipcs(objective)]
 
 
 def _check_studies(profile: Profile) -> None:

@@ -67,6 +67,11 @@ class DistillationSettings(Versioned):
             raise HgladError(f"ipc is {self.ipc}: expected at least 1 image per class")
         if self.seed < 0:
             raise HgladError(f"seed is {self.seed}: expected 0 or a positive whole number")
+        if self.ipc > 1 and self.search.average > 1:
+            raise HgladError(
+                f"search.average is {self.search.average} at {self.ipc} images per class, which would start "
+                f"alike: give 1, in a profile by surrogate.objectives.{self.objective}.at_ipc"
+            )
         if "experts" not in OBJECTIVES.options(self.objective):
             object.__setattr__(self, "experts", None)
         elif self.experts is None:

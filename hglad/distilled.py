@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.storage import intact, publish, read_json, read_tensors, write_json, write_tensors
+from hglad.storage import publish, read_json, read_tensors, write_json, write_tensors
 
 IMAGES = ("distilled.safetensors", "grid.png")  # beside the card
-LEFT_OUT = "images_left_out"  # key of a card
+LEFT_OUT = "images-left-out"  # in their place
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,14 @@ class DistilledSet:
 
 def images_left_out(folder: Path | str) -> bool:
     """Whether `leave_images_out` has deleted the images of a set; those that got lost are no such case."""
-    card = Path(folder) / "card.json"
-    if (Path(folder) / "distilled.safetensors").exists() or not intact(card):
-        return False
-    return LEFT_OUT in read_json(card)
+    folder = Path(folder)
+    return (folder / LEFT_OUT).is_file() and not (folder / "distilled.safetensors").exists()
 
 
 def leave_images_out(folder: Path | str) -> None:
-    """Delete the images of a set and their picture; the card stays and says so."""
+    """Delete the images of a set and their picture; the card stays as it is, and an empty file says so."""
     folder = Path(folder)
-    write_json(folder / "card.json", read_json(folder / "card.json") | {LEFT_OUT: True})
+    (folder / LEFT_OUT).touch()
     for name in IMAGES:
         (folder / name).unlink(missing_ok=True)
 

@@ -210,7 +210,7 @@ def metric_ablation(profile: Profile) -> Experiment:
     ipc, network, brief = profile.sets["ipc"][0], _main_network(profile), _briefly(profile)
     tasks = [
         evaluation_of(brief, _distilled(profile, objective, "hierarchical", ipc, seed), network, True)
-        for objective in _studied(profile)
+        for objective in studied(profile)
         for seed in profile.sets["seeds"][: profile.studies.ablation_seeds]
     ]
     measures = [MeasureTask(task.distilled) for task in tasks]
@@ -223,7 +223,7 @@ def paper_vs_code(profile: Profile) -> Experiment:
     return Experiment(profile, variants=_variants(profile, ablations.audit, profile.studies.audit_seeds))
 
 
-def _studied(profile: Profile) -> Sequence[str]:
+def studied(profile: Profile) -> Sequence[str]:
     """Objectives of the studies of the search."""
     return profile.studies.objectives or profile.sets["objectives"]
 
@@ -231,7 +231,7 @@ def _studied(profile: Profile) -> Sequence[str]:
 def _variants(profile: Profile, make: Callable[[int, int], list[Variant]], seeds: int) -> list[EvaluateTask]:
     ipc, network = profile.sets["ipc"][0], _main_network(profile)
     tasks = []
-    for objective in _studied(profile):
+    for objective in studied(profile):
         for variant in make(layer_count(profile), ipc) if seeds else []:
             rates = profile.searched(objective, variant.rates_of, ipc)
             layer = profile.searched(objective, "single").layer  # of GLaD, whose work a budget may follow

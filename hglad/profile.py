@@ -62,6 +62,11 @@ class MetricSettings:
     def __post_init__(self):
         if not 0 < self.held_out < 1:
             raise HgladError(f"metric.held_out is {self.held_out}: expected a share between 0 and 1")
+        if self.training.test_precision != "float32":
+            raise HgladError(
+                f"metric.training.test_precision is {self.training.test_precision!r}: the classifier of the "
+                "metric is not tested; remove it"
+            )
 
 
 @dataclass(frozen=True)

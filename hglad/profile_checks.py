@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hglad.combinations import first_run, used_objectives
+from hglad.combinations import runs_of, used_objectives
 from hglad.cost import step_flops
 from hglad.data import DataSet, DataSettings, RealData
 from hglad.described import described, images_are_there
@@ -130,15 +130,14 @@ def _check_generator(profile: Profile, name: str, data: DataSet) -> None:
     kinds = [kind for kind in profile.sets["searches"] if kind != "pixels"] if key == "prior" else []
     for objective in profile.sets["objectives"]:
         prior_labels(profile.searched(objective, "single").labels, profile.data, name, generator)
-        for kind in kinds:
-            _check_stages(first_run(profile, objective, kind), generator)
+        for run in (run for kind in kinds for run in runs_of(profile, objective, kind)):
+            _check_stages(run, generator)
 
 
 def _check_search(profile: Profile, objective: str, kind: str, real: RealData) -> None:
     """Stages of a search in pixels; those through a generator are looked at with it."""
-    if kind == "pixels":
-        settings = first_run(profile, objective, kind)
-        _check_stages(settings, PixelPrior(real, settings.search.start))
+    for run in runs_of(profile, objective, kind) if kind == "pixels" else []:
+        _check_stages(run, PixelPrior(real, run.search.start))
 
 
 def _check_stages(settings: DistillationSettings, prior: Prior) -> None:
@@ -168,7 +167,7 @@ class ExpertsToCome(Experts):
 def _check_matching(profile: Profile, objective: str, real: RealData) -> None:
     """Make the objective and the metrics, of one image per class."""
     few = real.select(list(real.offsets[:-1]))
-    settings, shape = first_run(profile, objective, "pixels"), {"image_shape": real.image_shape}
+    settings, shape = runs_of(profile, objective, "pixels")[0], {"image_shape": real.image_shape}
     shape["classes"] = len(real.classes)
     with _named(f"surrogate.objectives.{objective}"):
         matching = _objective(settings, few)

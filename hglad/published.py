@@ -108,7 +108,7 @@ def images_of(store: Store, keys: list[str]) -> Images:
         HgladError: neither, or several data sets.
     """
     folders = [store.set_folder(key) for key in _sets(store, keys) if _card(store, key)]
-    found = {_images(folder) for folder in folders if not images_left_out(folder)}
+    found = {images for folder in folders if (images := _images(folder))}
     recorded = [record["images"] for record in store.provenance(keys) if "images" in record]
     found |= {Images(each["dataset"], each["shape"][-1]) for each in recorded}
     if len(found) != 1:
@@ -117,10 +117,13 @@ def images_of(store: Store, keys: list[str]) -> Images:
     return found.pop()
 
 
-def _images(folder: Path) -> Images:
+def _images(folder: Path) -> Images | None:
+    """Of a set; none where its resolution was that of the data and its images were left out."""
     settings = read_json(folder / "card.json")["settings"]["data"]
     name = Path(settings["root"]).name if settings["name"] == "folder" else settings["name"]
     if settings.get("resolution") is None:
+        if images_left_out(folder):
+            return None
         with safe_open(folder / "distilled.safetensors", "np") as file:
             return Images(name, file.get_slice("images").get_shape()[-1])
     return Images(name, settings["resolution"])

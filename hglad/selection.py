@@ -117,11 +117,16 @@ def cost_table(seconds: pd.DataFrame, steps: pd.DataFrame) -> Table:
     cells = {
         "metric": means["metric"].map(metric_label),
         "objective": means["objective"].str.upper(),
-        "one call (ms)": means["seconds"].map(lambda x: f"{1000 * x:.3g}"),
-        "one step (ms)": means["seconds_step"].map(lambda x: f"{1000 * x:.3g}"),
+        "one call (ms)": means["seconds"].map(_milliseconds),
+        "one step (ms)": means["seconds_step"].map(_milliseconds),
         "share of a step, every 10 steps": means["share"].map(lambda x: f"{x:.2g} %"),
     }
     return Table(pd.DataFrame(cells), wrapped=True)
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def choices(distances: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

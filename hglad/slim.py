@@ -7,7 +7,7 @@ What is left out is made again, the same, where a result needs it.
 from pathlib import Path
 
 from hglad.distilled import IMAGES
-from hglad.experiments import plan
+from hglad.experiments import plan, studied
 from hglad.profile import Profile
 from hglad.results import Store
 from hglad.runner import missing_tasks, sets_behind
@@ -29,10 +29,14 @@ def mebibytes(folders: list[Path]) -> float:
 
 
 def shown(task: DistillTask, profile: Profile) -> bool:
-    """Whether a page may show the images of a set; every page shows those of the first seed only."""
+    """Whether a page may show the images of a set.
+
+    Every page shows those of the first seed only: of the first objective, and of the first one whose search
+    is taken apart, at the first and at the largest ipc; of the others in pixels.
+    """
     settings, sets = task.settings, profile.sets
     if settings.seed != sets["seeds"][0]:
         return False
-    if settings.objective == sets["objectives"][0]:
+    if settings.objective in (sets["objectives"][0], studied(profile)[0]):
         return settings.ipc in (sets["ipc"][0], sets["ipc"][-1])
     return settings.kind == "pixels" and settings.ipc == sets["ipc"][0]

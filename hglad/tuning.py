@@ -105,11 +105,17 @@ def tune(
     Returns:
         `trials` (rows: objective, kind, trial, accuracy, seeds, steps, flops, seconds, changes), `best`
         (objective to kind to changes), the settings and the provenance.
+
+    Raises:
+        HgladError: a key that is tuned is also fixed by `at_ipc`.
     """
     watch, profile = Stopwatch(device), _untuned(profile)
+    objectives = objectives or profile.sets["objectives"]
+    for objective in objectives:
+        _check_at_ipc(profile, objective)
     trials = [
         trial
-        for objective in objectives or profile.sets["objectives"]
+        for objective in objectives
         for kind in profile.sets["searches"]
         for trial in space(profile, objective, kind, settings.trials)
     ]
@@ -122,6 +128,17 @@ def tune(
         "settings": asdict(settings),
         "provenance": watch.provenance() | {"profile": profile.profile},
     }
+
+
+def _check_at_ipc(profile: Profile, objective: str) -> None:
+    """Refuse keys that would have the last word over what is found here."""
+    ipc = profile.ipcs(objective)[0]
+    fixed = [key for key in profile.objective(objective).at_ipc.get(ipc, {}) if key in TUNED]
+    if fixed:
+        raise HgladError(
+            f"surrogate.objectives.{objective}.at_ipc.{ipc} has {', '.join(fixed)}, which tuning at {ipc} "
+            "images per class chooses: remove it there"
+        )
 
 
 def _untuned(profile: Profile) -> Profile:

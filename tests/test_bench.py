@@ -9,6 +9,7 @@ import torch
 from hglad import bench
 from hglad.bench import Case, Suite, difference, measure, run, seeded, table_line
 from hglad.cli import main
+from hglad.metrics.feature import FeatureDistance
 
 
 def measured(tmp_path, capsys, *words: str) -> tuple[dict, str]:
@@ -58,10 +59,23 @@ def test_matching_suite(tmp_path, capsys, method):
 
 def test_metric_suite(tmp_path, capsys):
     written, out = measured(tmp_path, capsys, "--suite", "metric")
-    first, further = written["cases"]
-    for row in (first, further):
+    assert len(written["cases"]) == 2
+    for row in written["cases"]:
         check(row, out)
-    assert further["fast"]["seconds"]["max"] < further["plain"]["seconds"]["min"]
+
+
+def test_a_further_search_passes_no_real_image_through_the_classifier(monkeypatch):
+    (case,) = Suite("metric", quick=True).chosen("further")
+    fast, plain, means, passes = case.fast(), case.plain(), FeatureDistance.means_of_real, []
+    fast()
+
+    def counted(metric: FeatureDistance) -> torch.Tensor:
+        passes.append(metric)
+        return means(metric)
+
+    monkeypatch.setattr(FeatureDistance, "means_of_real", counted)
+    found = fast()
+    assert not passes and difference(found, plain()) < 1e-4
 
 
 def test_evaluation_suite(tmp_path, capsys):

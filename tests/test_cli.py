@@ -379,6 +379,7 @@ def test_each_network_is_a_line(foreign, capsys):
         ("theirs.pt --random -1", "-1 sets of random images: expected 0 or more"),
         ("uneven.pt --random 1", "the set has 1 to 2 images per class"),
         ("theirs.pt --precision float16", "precision is 'float16'; give float32 or bfloat16"),
+        ("theirs.pt --test-precision half", "test_precision is 'half'; give float32 or bfloat16"),
         ("theirs.pt --lr 0", "lr is 0.0; give a positive number"),
         ("theirs.pt --experiment 1", "experiment is 1, but the file holds a single set: leave it out"),
         ("theirs.pt --device tpu", "unknown device 'tpu': expected cpu or cuda"),

@@ -38,7 +38,20 @@ CASES = [
     ({"surrogate.objectives.dc.ipc": [10]}, "dc.ipc has 10: expected some of sets.ipc, [1]"),
     (
         {"surrogate.objectives.dc.at_ipc": {10: {"average": 1}}},
-        "dc.at_ipc has 10: expected some of sets.ipc, [1]",
+        "dc.at_ipc has 10: expected some of those of this objective, [1]",
+    ),
+    (
+        {"sets.ipc": [1, 2], "surrogate.objectives.dc": {"ipc": [1], "at_ipc": {2: {"steps": 9}}}},
+        "dc.at_ipc has 2: expected some of those of this objective, [1]",
+    ),
+    (
+        PIXELS | {"surrogate.objectives.dm.at_ipc": {1: {"average": 10}}},
+        "surrogate.objectives.dm.at_ipc.1.average is 10, but there is no prior",
+    ),
+    (
+        {"sets.ipc": [1, 2], "surrogate.objectives.dc.search": {"average": 10}},
+        "search.average is 10 at 2 images per class, which would start alike: give 1, in a profile by "
+        "surrogate.objectives.dc.at_ipc",
     ),
     ({"metric.name": "accuracy"}, "metric.name is 'accuracy', which keeps images for itself"),
     (PIXELS | {"search.average": 1000}, "search.average is 1000, but there is no prior"),

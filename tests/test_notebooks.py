@@ -320,14 +320,14 @@ def slim_results(smoke) -> Path:
 
 @pytest.mark.slow
 @each_notebook
-def test_a_second_execution_gives_the_same_page_also_of_slim_results(
+def test_a_second_execution_on_slim_results_gives_the_same_bytes(
     smoke, slim_results, name, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in slim_results.rglob("*.*")}
     execute_one(SMOKE, slim_results, tmp_path, f"{name}.ipynb")
-    again = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
-    assert again.cells == executed(smoke, name).cells
+    again = tmp_path / f"{name}.ipynb"
+    assert again.read_bytes() == (smoke / "notebooks" / f"{name}.ipynb").read_bytes()
     assert {path: path.stat().st_mtime_ns for path in slim_results.rglob("*.*")} == before
 
 

@@ -94,6 +94,11 @@ def test_no_key_of_a_profile_may_be_missing(tmp_path, key):
             {"one": {}},
             "at_ipc has the key 'one' (str): expected a whole number",
         ),
+        (
+            "metric.training",
+            {"test_precision": "bfloat16"},
+            "test_precision is 'bfloat16': the classifier of the metric is not tested; remove it",
+        ),
         ("data.holdout", 1.5, "data.holdout is 1.5: expected 0 (none) to below 1"),
         ("search.rates", "fast", "search.rates is 'fast': expected absolute or relative"),
         ("search.selection", "best", "search.selection is 'best': expected metric or last"),

@@ -67,6 +67,10 @@ CASES = [
     (LAYERS, "search (dm, hierarchical): split point 9 does not exist: expected 0 to 6"),
     ({"search.layer": 7}, "search (dm, single): split point 7 does not exist"),
     (
+        {"sets.ipc": [1, 2], "surrogate.objectives.dm": {"at_ipc": {2: {"shares": [1, 2]}}}},
+        "search (dm, hierarchical): search.shares is [1.0, 2.0]: expected a number for each of the 7",
+    ),
+    (
         {"search.stages": [6, 2]},
         "search (dm, hierarchical): search.stages is [6, 2]: expected 6",
     ),

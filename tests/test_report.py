@@ -330,13 +330,14 @@ def test_baselines_of_the_published_data_stand_beside_their_numbers(tmp_path, sh
     )
 
 
-def test_starts_are_told_by_the_number_of_images_per_class():
-    values = changed(**{"sets.ipc": [1, 2, 10]})
-    values["surrogate"]["objectives"]["dm"] = {
-        "tuned": {"hierarchical": {"average": 1000}},
-        "at_ipc": {2: {"average": 1}, 10: {"average": 1}},
-    }
+def test_starts_are_told_by_objective_and_number_of_images_per_class():
+    values = changed(**{"sets.ipc": [1, 2, 10], "sets.objectives": ["dm", "dc", "mtt"]})
+    averaged = {"tuned": {"hierarchical": {"average": 1000}}}
+    values["surrogate"]["objectives"]["dm"] = averaged | {"at_ipc": {n: {"average": 1} for n in (2, 10)}}
+    values["surrogate"]["objectives"]["mtt"] |= averaged | {"ipc": [1]}
     assert report.start_sentences(profile_from(**values)).lines == (
-        "ipc 1: GLaD from one mapped latent, H-GLaD from the mean of 1,000 mapped latents for each image",
-        "ipc 2 and 10: GLaD from one mapped latent, H-GLaD from one mapped latent for each image",
+        "DM, MTT at ipc 1: "
+        "GLaD from one mapped latent, H-GLaD from the mean of 1,000 mapped latents for each image",
+        "DM at ipc 2 and 10: GLaD and H-GLaD from one mapped latent for each image",
+        "DC at ipc 1 and 2 and 10: GLaD and H-GLaD from one mapped latent for each image",
     )

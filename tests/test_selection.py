@@ -95,6 +95,12 @@ def test_the_cost_of_a_call_is_shared_by_ten_steps():
     assert list(table.iloc[1])[2:] == ["40", "100", "4 %"] and "decoding" in table.iloc[1]["metric"]
 
 
+def test_long_and_short_calls_are_told_in_milliseconds():
+    seconds = pd.DataFrame({"metric": "feature", "objective": "dm", "seed": [0], "seconds": [0.01234]})
+    steps = pd.DataFrame({"objective": "dm", "seed": [0], "seconds": [1.9654], "measurement": 0.5})
+    assert list(selection.cost_table(seconds, steps).frame.iloc[0])[2:4] == ["12.3", "1,965"]
+
+
 def test_candidates_are_counted_by_objective():
     table = selection.candidate_table(selection.fresh(make_distances())).frame
     assert table.iloc[0].to_dict() == {

@@ -12,15 +12,16 @@ from hglad.cli import main
 from hglad.distilled import DistilledSet, leave_images_out
 from hglad.errors import HgladError
 from hglad.evaluation_task import EvaluateTask
-from hglad.experiments import plan
+from hglad.experiments import metric_ablation, paper_vs_code, plan
 from hglad.profile import Profile
 from hglad.results import Store
 from hglad.runner import missing_tasks, run_all
 from hglad.settings import to_dict
 from hglad.sharing.bundle import Results
-from hglad.slim import mebibytes, unneeded_images
+from hglad.slim import mebibytes, shown, unneeded_images
+from hglad.stages import KINDS
 from hglad.staleness import LEFT_OUT, Reasons
-from hglad.tasks import DistillTask
+from hglad.tasks import DistillTask, MeasureTask
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,26 @@ def test_images_that_a_missing_result_reads_stay(profile, store):
     assert task not in slim(profile, store) and task.done(store)
 
 
+def test_images_that_a_missing_measurement_reads_are_made_again(profile, store):
+    task = next(task for task in slim(profile, store) if task.settings.seed == 1)
+    measurement = MeasureTask(task.settings)
+    assert missing_tasks([task, measurement], store) == [task, measurement]
+    assert missing_tasks([task], store) == []
+
+
+@pytest.mark.parametrize("studied", [(), ("dc",), ("dm",)])
+def test_images_of_the_searches_taken_apart_stay(tiny_profile, studied):
+    own = tiny_profile.sets | {"objectives": ["dm", "dc"], "searches": list(KINDS), "seeds": [0, 1]}
+    studies = replace(tiny_profile.studies, objectives=studied, audit_seeds=2, part_seeds=2, ablation_seeds=1)
+    two = replace(tiny_profile, sets=own, studies=studies)
+    for experiment in (paper_vs_code(two), metric_ablation(two)):
+        first = {}
+        for task in experiment.variants:
+            first.setdefault(task.variant, DistillTask(task.distilled))
+        assert len(first) > 5 and all(shown(task, two) for task in first.values())
+    assert not all(shown(DistillTask(task.distilled), two) for task in experiment.variants)
+
+
 def test_images_that_got_lost_are_made_again(profile, store):
     task = next(task for task in sets_of(profile) if task.settings.seed == 1)
     (store.set_folder(task.key) / "distilled.safetensors").unlink()
@@ -123,6 +144,17 @@ def test_the_command_says_what_it_did_and_a_dry_run_deletes_nothing(config, prof
     found = capsys.readouterr().out
     assert found.startswith("left out the images of ") and f"{size:.1f} MiB" in found and size > 0
     assert main(command) == 0 and " 0 sets" in capsys.readouterr().out
+
+
+def test_a_folder_without_results_is_said(config, tmp_path, capsys):
+    assert main(["results", "slim", str(config), "--results", str(tmp_path / "none")]) == 1
+    assert f"no results in {tmp_path / 'none'}: expected some from hglad run" in capsys.readouterr().err
+
+
+def test_a_report_without_results_counts_what_the_profile_asks_for(config, profile, tmp_path):
+    asked = len(plan(profile))
+    with pytest.raises(HgladError, match=f"{asked} of {asked} results are missing"):
+        Results.named(str(config), tmp_path / "none").keys  # noqa: B018
 
 
 def test_a_report_of_slim_results_has_all_rows(config, profile, store):

@@ -17,7 +17,7 @@ from hglad.results import Store
 from hglad.stages import KINDS
 from hglad.storage import read_json
 from hglad.tasks import DistillTask
-from hglad.tuning import FIRST_SEED, TuningSettings, _untuned, as_yaml, space, trial_table, tune
+from hglad.tuning import FIRST_SEED, TUNED, TuningSettings, _untuned, as_yaml, space, trial_table, tune
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -87,6 +87,13 @@ def test_trials_are_at_the_first_number_of_images_per_class_with_its_own_keys(pr
     assert trial.changes["stages"][0] == 1
     search = trial.tasks(at_first, BUDGET)[0].distilled.search
     assert search.latent_stage and search.steps == profile.search.steps
+
+
+def test_keys_at_the_tuned_number_of_images_per_class_would_have_the_last_word(profile, tmp_path):
+    objectives = {"dm": {"at_ipc": {1: {"lr_pixels": 0.9, "steps": 9}}}}
+    fixed = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+    with pytest.raises(HgladError, match=r"dm.at_ipc.1 has lr_pixels, which tuning at 1 images per class"):
+        tune(fixed, BUDGET, Store(tmp_path))
 
 
 def test_trials_never_see_a_test_image(profile):
@@ -170,6 +177,7 @@ def test_profiles_search_with_what_their_committed_tuning_chose(name):
     tuned = read_profile(PROJECT / "configs" / f"{name}.yaml")
     for objective, kinds in best.items():
         for kind, changes in kinds.items():
-            found = tuned.searched(objective, kind)
-            same = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
-            assert {key: getattr(found, key) for key in changes} == same
+            ipc = tuned.ipcs(objective)[0]
+            chosen = changed(_untuned(tuned).searched(objective, kind, ipc), changes, "")
+            found = tuned.searched(objective, kind, ipc)
+            assert {key: getattr(found, key) for key in TUNED} == {key: getattr(chosen, key) for key in TUNED}

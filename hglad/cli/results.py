@@ -90,6 +90,8 @@ def _results_slim(options) -> None:
 
     profile = read_profile(options.config)
     store = Store.of_profile(profile.profile, options.results)
+    if not store.root.is_dir():
+        raise HgladError(f"no results in {store.root}: expected some from hglad run {options.config}")
     folders = unneeded_images(profile, store)
     size, did = mebibytes(folders), "would leave out" if options.dry_run else "left out"
     for folder in [] if options.dry_run else folders:

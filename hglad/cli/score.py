@@ -26,6 +26,7 @@ def add_evaluate(commands) -> None:
     parser.add_argument("--lr", type=float, help="learning rate (default: the protocol's)")
     parser.add_argument("--augmentation", help="strategies joined by _, or '' (default: the protocol's)")
     parser.add_argument("--precision", help="float32 or bfloat16 (default: the protocol's, float32)")
+    parser.add_argument("--test-precision", help="that of the test (default: float32)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the networks (default: 0)")
     parser.add_argument("--random", type=int, default=0, metavar="N", help="score N random real sets too")
     parser.add_argument("--json", metavar="FILE", help="write rows and provenance there")
@@ -46,7 +47,7 @@ def _evaluate(options) -> None:
     from hglad.storage import write_json
 
     check_new(options.json)
-    keys = ("epochs", "lr", "augmentation", "precision")
+    keys = ("epochs", "lr", "augmentation", "precision", "test_precision")
     changes = tuple((key, value) for key in keys if (value := getattr(options, key)) is not None)
     networks = tuple(name.strip() for name in options.networks.split(","))
     scoring = Scoring(networks, options.protocol, changes, options.repeats, options.seed)

@@ -30,17 +30,27 @@ def stage_table(stages: Sequence[Stage]) -> Table:
 
 
 def start_sentences(profile: Profile) -> Sentences:
-    """What the searches through a generator start from, with the first objective, by images per class."""
-    objective, found = profile.sets["objectives"][0], {}
-    kinds = [kind for kind in ("single", "hierarchical") if kind in profile.sets["searches"]]
-    for ipc in profile.ipcs(objective):
-        starts = [
-            f"{LABELS[kind]} from {_latents(profile.searched(objective, kind, ipc).average)}"
-            for kind in kinds
-        ]
-        found.setdefault(", ".join(starts), []).append(f"{ipc}")
-    lines = (f"ipc {' and '.join(ipcs)}: {starts} for each image" for starts, ipcs in found.items())
+    """What the searches through a generator start from, by objective and images per class."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for objective in profile.sets["objectives"]:
+        alike: dict[str, list[str]] = {}
+        for ipc in profile.ipcs(objective):
+            alike.setdefault(_starts(profile, objective, ipc), []).append(f"{ipc}")
+        for starts, ipcs in alike.items():
+            found.setdefault((starts, " and ".join(ipcs)), []).append(objective.upper())
+    lines = (
+        f"{', '.join(names)} at ipc {ipcs}: {starts} for each image"
+        for (starts, ipcs), names in found.items()
+    )
     return Sentences(tuple(lines))
+
+
+def _starts(profile: Profile, objective: str, ipc: int) -> str:
+    kinds = [kind for kind in ("single", "hierarchical") if kind in profile.sets["searches"]]
+    alike: dict[int, list[str]] = {}
+    for kind in kinds:
+        alike.setdefault(profile.searched(objective, kind, ipc).average, []).append(LABELS[kind])
+    return ", ".join(f"{' and '.join(labels)} from {_latents(many)}" for many, labels in alike.items())
 
 
 def _latents(average: int) -> str:

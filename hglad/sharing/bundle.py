@@ -78,7 +78,8 @@ class Results:
         if self.config is None:
             return None
         tasks = plan(read_profile(self.config))
-        missing = missing_tasks(tasks, self.store)
+        asked = {task.key for task in tasks}  # and not what only they need
+        missing = [task for task in missing_tasks(tasks, self.store) if task.key in asked]
         if missing:
             command = f"hglad run {self.config} --results {self.store.root}"
             found = f"{len(missing)} of {len(tasks)} results are missing in {self.store.root}"
