@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 130
+LARGE = 2**17  # bytes of a PNG; photographs do not compress, and a page has many
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,17 @@ def note(shown: Shown) -> None:
 
 
 def as_png(figure: Figure) -> bytes:
-    """Pixels, `DPI` to the inch."""
+    """Pixels, `DPI` to the inch; those of large pictures in 256 colours, which look the same."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png", metadata={"Software": None})
+    content = buffer.getvalue()
+    return content if len(content) <= LARGE else _in_few_colours(content)
+
+
+def _in_few_colours(png: bytes) -> bytes:
+    buffer, image = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    few = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=3, dither=Image.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -31,12 +31,14 @@ def mebibytes(folders: list[Path]) -> float:
 def shown(task: DistillTask, profile: Profile) -> bool:
     """Whether a page may show the images of a set.
 
-    Every page shows those of the first seed only: of the first objective, and of the first one whose search
-    is taken apart, at the first and at the largest ipc; of the others in pixels.
+    Every page shows those of the first seed only. At the first ipc: pixels, and searches of the first
+    objective and of the first one that is taken apart. At the largest ipc: those of the first objective,
+    pixels only where real images are shown, because there they stay near those that they started from.
     """
     settings, sets = task.settings, profile.sets
     if settings.seed != sets["seeds"][0]:
         return False
-    if settings.objective in (sets["objectives"][0], studied(profile)[0]):
-        return settings.ipc in (sets["ipc"][0], sets["ipc"][-1])
-    return settings.kind == "pixels" and settings.ipc == sets["ipc"][0]
+    if settings.ipc != sets["ipc"][0]:
+        own = settings.objective == sets["objectives"][0] and (settings.kind != "pixels" or profile.data.show)
+        return own and settings.ipc == sets["ipc"][-1]
+    return settings.kind == "pixels" or settings.objective in (sets["objectives"][0], studied(profile)[0])

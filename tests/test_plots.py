@@ -14,6 +14,7 @@ from result_frames import make_distances, make_variants
 
 from hglad import plots, report, selection
 from hglad.errors import HgladError
+from hglad.figures import DPI, LARGE, as_png
 from hglad.stages import Stage
 from hglad.statistics import summarise
 
@@ -465,3 +466,23 @@ def test_a_horizontal_axis_ends_where_accuracy_does(draw):
     rows = rows.assign(accuracy=lambda frame: frame["accuracy"] + 40 * frame["seed"] - 30)
     low, high = draw(rows).axes[0].get_xlim()
     assert low >= 0 and high <= 101
+
+
+def test_large_pictures_take_few_colours_and_look_the_same():
+    noise = torch.rand(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    figure = plots.image_panels({"a": noise / 2 + 0.25}, 10)
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=DPI, format="png")
+    exact = np.asarray(Image.open(whole).convert("RGB"), dtype=float)
+    content = as_png(figure)
+    assert len(whole.getvalue()) > LARGE > 0 and len(content) < 0.5 * len(whole.getvalue())
+    assert content == as_png(figure) and Image.open(io.BytesIO(content)).mode == "P"
+    shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=float)
+    assert abs(shown - exact).mean() < 10  # of 255, for the colours of noise, which fill the whole cube
+
+
+def test_small_pictures_are_exact():
+    figure = plots.image_panels({"a": make_images(20)}, 2)
+    exact = io.BytesIO()
+    figure.savefig(exact, dpi=DPI, format="png", metadata={"Software": None})
+    assert as_png(figure) == exact.getvalue()

@@ -64,6 +64,13 @@ def test_images_of_the_first_seed_stay_at_the_first_and_last_ipc(profile, store)
     assert without == {(0, 2), (1, 1), (1, 2), (1, 3)} and stay == {(0, 1), (0, 3)}
 
 
+def test_pixels_at_the_largest_ipc_stay_only_where_real_images_are_shown(profile):
+    hidden = replace(profile, data=replace(profile.data, show=False))
+    for each, expected in ((profile, {("pixels", 1), ("pixels", 3)}), (hidden, {("pixels", 1)})):
+        kept = {(task.settings.kind, task.settings.ipc) for task in sets_of(each) if shown(task, each)}
+        assert kept == expected | {("single", 1), ("single", 3)}
+
+
 def test_nothing_is_missing_without_them_and_every_row_is_as_it_was(profile, store):
     before = store.rows()
     assert slim(profile, store) and missing_tasks(plan(profile), store) == []

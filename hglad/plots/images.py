@@ -46,7 +46,7 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
 def image_panels(sets: dict[str, Tensor], per_class: int) -> Figure:
     """One grid per entry, a column per class, of images (n, channels, height, width) sorted by class."""
     classes = len(next(iter(sets.values()))) // per_class
-    height = WIDTH / len(sets) * per_class / classes + 0.3
+    height = WIDTH / max(2, len(sets)) * per_class / classes + 0.3
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     for axes, (label, images) in zip(
         figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True
