@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 from result_frames import make_distances, make_variants
@@ -486,3 +487,12 @@ def test_small_pictures_are_exact():
     exact = io.BytesIO()
     figure.savefig(exact, dpi=DPI, format="png", metadata={"Software": None})
     assert as_png(figure) == exact.getvalue()
+
+
+def test_labels_of_many_rows_of_images_lie_inside_the_figure():
+    labels = [f"neither latent nor pixel stage {number}" for number in range(10)]
+    figure = plots.image_rows(dict.fromkeys(labels, make_images(10)), ["automobile"] * 10)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    left = [axes.yaxis.label.get_window_extent(canvas.get_renderer()).x0 for axes in figure.axes]
+    assert min(left) > 0.02 * figure.bbox.width

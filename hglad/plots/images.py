@@ -33,6 +33,7 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
         _draw_grid(axes, images, columns=len(images))
         lines = [fill(line, 14) for line in label.split("\n")]
         axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center")
+        axes.set_anchor("E")  # what is left over belongs to the labels
     width = images.shape[-1] + 1
     panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
     fitting = min(9.0, 110 * cell / max(len(str(name)) for name in classes))  # points; long names do not meet
