@@ -14,7 +14,8 @@ from hglad.profile_file import profile_from, read_profile
 from hglad.protocols import PROTOCOLS, protocol
 from hglad.training import TrainingSettings
 
-SHARED = {"batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4, "precision": "float32"}
+SHARED = {"batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4}
+SHARED |= {"precision": "float32", "test_precision": "float32"}
 DSA = "color_crop_cutout_flip_scale_rotate"
 PUBLISHED = {
     "glad": {
