@@ -23,9 +23,9 @@ def _prior_column(card: dict) -> dict[str, str]:
         return {"training": origin}
     quality, provenance = card["quality"], card["provenance"]
     column = {
-        "training": f"{card['training']['steps']} steps of {card['training']['batch_size']} images, "
+        "training": f"{card['training']['steps']:,} steps of {card['training']['batch_size']} images, "
         f"{duration_text(provenance['seconds'])}",
-        "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']}",
+        "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']:,}",
         "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
         "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
     }
