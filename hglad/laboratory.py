@@ -303,9 +303,10 @@ class Laboratory:
         distilled = self.distilled(method, **{} if layer is None else {"layer": layer})
         return distilled.images[:: distilled.ipc]
 
-    def cards(self) -> list[dict]:
-        """Cards of the distilled sets behind the rows."""
-        return [read_json(self.store.set_folder(key) / "card.json") for key in self.distillations]
+    def cards(self, method: str | None = None) -> list[dict]:
+        """Cards of the distilled sets behind the rows, of one search or of all."""
+        found = (key for key, each in self.distillations.items() if method in (None, each.kind))
+        return [read_json(self.store.set_folder(key) / "card.json") for key in found]
 
 
 def open_experiment(name: str, **parameters) -> Laboratory:

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy
 
 from hglad.plots import metric_label
-from hglad.report import NONE, Sentences, Table, signed, verdict
+from hglad.report import NONE, Sentences, Table, made_at, signed, verdict
 from hglad.statistics import paired, summarise
 
 RUN = ["objective", "seed"]  # what makes a run
@@ -226,17 +226,17 @@ def start_table(cards: Mapping[str, Iterable[dict]]) -> Table:
         cards: cards of distilled sets by variant.
     """
     rows = [
-        {"variant": variant, "objective": card["settings"]["objective"].upper(), "kept": _is_start(card)}
+        {
+            "variant": variant,
+            "objective": card["settings"]["objective"].upper(),
+            "kept": made_at(card) == (0, 0),
+        }
         for variant, runs in cards.items()
         for card in runs
     ]
     counts = pd.DataFrame(rows).groupby(["variant", "objective"], sort=False)["kept"].agg(["sum", "count"])
     cells = counts.apply(lambda row: f"{row['sum']:.0f} of {row['count']:.0f}", axis=1).unstack(sort=False)
     return Table(cells.rename_axis(index=None, columns=None).reset_index(names=""))
-
-
-def _is_start(card: dict) -> bool:
-    return (card["best"]["stage"], card["best"]["step"]) == (0, 0)
 
 
 def effect_verdicts(table: pd.DataFrame) -> Sentences:

@@ -235,8 +235,10 @@ def test_result_tables_have_the_expected_rows(smoke):
     assert [row[0] for row in objectives] == [objective_label(name) for name in ("", "dm", "dc", "mtt")]
     assert protocol[0] == ["7"] * 3 and [cell[:6] for cell in protocol[-2]] == ["–", "–", "2 of 2"]
     assert [row[0] for row in first[NAMES[1]][0]] == [name for name in METHODS if name != "H-GLaD"]
-    stages, methods, differences, cost = first[NAMES[2]]
+    stages, kept, methods, differences, cost = first[NAMES[2]]
     assert [row[1] for row in stages][0] == "input" and [row[1] for row in stages][-1] == "pixels"
+    assert [row[0] for row in kept] == ["none: the start", *(row[1] for row in stages)]
+    assert sum(int(row[1]) for row in kept) == 2  # seeds
     assert [row[0] for row in methods] == METHODS
     assert [row[1] for row in differences] == [
         f"H-GLaD − {other}" for other in ("GLaD", "pixels", "random real")

@@ -341,3 +341,52 @@ def test_starts_are_told_by_objective_and_number_of_images_per_class():
         "DM at ipc 2 and 10: GLaD and H-GLaD from one mapped latent for each image",
         "DC at ipc 1 and 2 and 10: GLaD and H-GLaD from one mapped latent for each image",
     )
+
+
+def run_card(best: tuple[int, int], history: list[tuple], objective: str = "dm", **search) -> dict:
+    layers = {"latent": 0, "L0": 1, "pixels": 2}
+    return {
+        "settings": {"objective": objective, "ipc": 1, "search": {"selection": "metric"} | search},
+        "stages": [{"name": name, "layer": layer, "steps": 4} for name, layer in layers.items()],
+        "best": dict(zip(("stage", "step"), best, strict=True)),
+        "history": history,
+    }
+
+
+CARRIED = [(0, 0, 0.5), (0, 2, 0.3), (0, 4, 0.6), (1, 0, 0.31), (1, 4, 0.7), (2, 0, 0.29), (2, 4, 0.8)]
+KEPT_START = [(0, 0, 0.3), (0, 4, 0.6), (1, 0, 0.3), (1, 4, 0.7), (2, 0, 0.29), (2, 4, 0.8)]
+
+
+@pytest.mark.parametrize(
+    ("best", "history", "search", "expected"),
+    [
+        ((1, 4), CARRIED, {}, (1, 4)),
+        ((2, 0), CARRIED, {}, (0, 2)),
+        ((2, 0), CARRIED, {"stage_start": "best"}, (0, 2)),
+        ((2, 0), CARRIED, {"stage_start": "last"}, (1, 4)),
+        ((2, 0), KEPT_START, {}, (0, 0)),
+        ((0, 0), KEPT_START, {}, (0, 0)),
+    ],
+)
+def test_an_iterate_is_of_the_stage_that_made_it_and_not_of_one_that_begins_there(
+    best, history, search, expected
+):
+    assert report.made_at(run_card(best, history, **search)) == expected
+
+
+def test_kept_iterates_are_counted_by_stage_in_the_order_of_the_layers():
+    without_latents = run_card((1, 4), CARRIED, "dc")
+    without_latents["stages"][0]["name"] = "input"
+    cards = [
+        run_card((2, 0), CARRIED),
+        run_card((2, 0), KEPT_START),
+        run_card((2, 4), CARRIED),
+        without_latents,
+    ]
+    assert report.kept_table(cards).frame.values.tolist() == [
+        ["none: the start", "1", "0"],
+        ["latent", "1", "–"],
+        ["input", "–", "0"],
+        ["L0", "0", "1"],
+        ["pixels", "1", "0"],
+    ]

@@ -110,9 +110,12 @@ def test_candidates_are_counted_by_objective():
 
 def test_runs_that_kept_their_first_iterate_are_counted():
     def card(objective: str, stage: int, step: int) -> dict:
-        return {"settings": {"objective": objective}, "best": {"stage": stage, "step": step}}
+        settings = {"objective": objective, "search": {"selection": "metric"}}
+        history = [(0, 0, 0.4), (0, 3, 0.5), (1, 0, 0.39), (1, 3, 0.4)]
+        return {"settings": settings, "best": {"stage": stage, "step": step}, "history": history}
 
-    cards = {"all": [card("dm", 0, 0), card("dm", 1, 0), card("dc", 0, 0)], "less": [card("dm", 0, 3)]}
+    start = [card("dm", 0, 0), card("dm", 1, 0), card("dc", 0, 0)]
+    cards = {"all": [*start, card("dm", 1, 3)], "less": [card("dm", 0, 3)]}
     table = selection.start_table(cards).frame
-    assert table.iloc[0].tolist() == ["all", "1 of 2", "1 of 1"]
+    assert table.iloc[0].tolist() == ["all", "2 of 3", "1 of 1"]
     assert table.iloc[1]["DM"] == "0 of 1"

@@ -17,7 +17,14 @@ from hglad.report.comparisons import difference_table, differences, searches_aga
 from hglad.report.generators import prior_table, sweep_numbers
 from hglad.report.objectives import objective_table, protocol_table
 from hglad.report.origins import Provenance, provenance
-from hglad.report.runs import best_of_stages, boundary_table, distance_history, last_of_stages
+from hglad.report.runs import (
+    best_of_stages,
+    boundary_table,
+    distance_history,
+    kept_table,
+    last_of_stages,
+    made_at,
+)
 from hglad.report.show import Downloads, Sentences, Table, noted, picture
 from hglad.report.stages import (
     cost_table,
@@ -48,7 +55,9 @@ __all__ = [
     "distance_history",
     "gap_table",
     "generator_work",
+    "kept_table",
     "last_of_stages",
+    "made_at",
     "main_table",
     "network_gaps",
     "network_table",

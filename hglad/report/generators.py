@@ -22,10 +22,11 @@ def _prior_column(card: dict) -> dict[str, str]:
         origin = f"none: weights drawn from seed {card['seed']}" if "seed" in card else "not by this project"
         return {"training": origin}
     quality, provenance = card["quality"], card["provenance"]
+    samples = f"{quality['samples']:,}"
     column = {
         "training": f"{card['training']['steps']:,} steps of {card['training']['batch_size']} images, "
         f"{duration_text(provenance['seconds'])}",
-        "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']:,}",
+        "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {samples}",
         "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
         "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
     }

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from hglad.report.show import Table
+from hglad.report.texts import NONE
+
+START = "none: the start"
 
 
 def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
@@ -16,6 +19,46 @@ def distance_history(cards: Iterable[dict]) -> pd.DataFrame:
         for stage, step, distance in card["history"]
     ]
     return pd.DataFrame(rows)
+
+
+def made_at(card: dict) -> tuple[int, int]:
+    """Stage and step that made the iterate which a run kept; (0, 0) if it is the start, before any step.
+
+    A stage begins at an iterate of the one before. Where that one, bounded or decoded from another layer, is
+    kept, the card names step 0 of the later stage, which has made nothing.
+    """
+    stage, step = card["best"]["stage"], card["best"]["step"]
+    while stage and not step:
+        stage -= 1
+        step = _carried_on(card, stage)
+    return stage, step
+
+
+def _carried_on(card: dict, stage: int) -> int:
+    """Step of the iterate at which the next stage began."""
+    search = card["settings"]["search"]
+    if search["selection"] != "metric" or search.get("stage_start", "best") == "last":
+        return card["stages"][stage]["steps"]
+    distances = {step: distance for at, step, distance in card["history"] if at == stage}
+    return min(distances, key=distances.__getitem__)
+
+
+def kept_table(cards: Iterable[dict]) -> Table:
+    """Runs of hierarchical searches by the stage that made the iterate they kept, by objective and ipc."""
+    counts: dict[str, dict[str, int]] = {}
+    layers = {START: -1.0}
+    for card in cards:
+        settings, (stage, step) = card["settings"], made_at(card)
+        column = counts.setdefault(f"{settings['objective'].upper()}, ipc {settings['ipc']}", {START: 0})
+        for each in card["stages"]:
+            column.setdefault(each["name"], 0)
+            layers.setdefault(each["name"], each["layer"])
+        column[START if (stage, step) == (0, 0) else card["stages"][stage]["name"]] += 1
+    rows = [
+        {"stage": name} | {title: f"{column.get(name, NONE)}" for title, column in counts.items()}
+        for name in sorted(layers, key=layers.__getitem__)
+    ]
+    return Table(pd.DataFrame(rows))
 
 
 def boundary_table(cards: Mapping[str, Iterable[dict]]) -> Table:
