@@ -496,3 +496,13 @@ def test_labels_of_many_rows_of_images_lie_inside_the_figure():
     canvas.draw()
     left = [axes.yaxis.label.get_window_extent(canvas.get_renderer()).x0 for axes in figure.axes]
     assert min(left) > 0.02 * figure.bbox.width
+
+
+def test_shapes_are_explained_where_there_are_several():
+    def labels(objectives: tuple[str, ...]) -> list[str]:
+        distances = pd.concat(make_distances().assign(objective=name) for name in objectives)
+        figure = plots.distance_and_accuracy(distances, ["good"], ["input", "pixels"])
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    assert labels(("dm",)) == ["input", "pixels"]
+    assert sorted(labels(("dm", "dc"))) == ["DC", "DM", "input", "pixels"]

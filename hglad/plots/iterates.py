@@ -125,7 +125,8 @@ def distance_and_accuracy(distances: pd.DataFrame, metrics: Sequence[str], layer
         axes.set_visible(False)
     for axes in panels[::columns]:
         axes.set_ylabel(ACCURACY)
-    for objective, marker in zip(dict.fromkeys(distances["objective"]), "o^sDvP", strict=False):
+    objectives = list(dict.fromkeys(distances["objective"]))
+    for objective, marker in zip(objectives, "o^sDvP", strict=False) if len(objectives) > 1 else ():
         panels[0].plot([], [], marker, color="#777777", label=objective.upper())
     for name, colour in zip(layers, colours, strict=True):
         panels[0].plot([], [], "o", color=colour, label=name)
