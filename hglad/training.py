@@ -59,8 +59,8 @@ class TrainingSettings:
     """Format of convolutions and products: "float32", or "bfloat16", faster on processors and GPUs made for
     it (`hglad bench --suite evaluation`); weights and their average stay in float32."""
     test_precision: str = later("float32")
-    """Format of the test, as `precision`: half the time for a large network; a few images in a thousand are
-    classified otherwise."""
+    """Format of the test, as `precision`: faster for a large network, where single images may come out in
+    another class than in float32."""
 
     def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and value >= 1 for value in (self.epochs, self.batch_size))

@@ -269,6 +269,36 @@ def test_verdict_follows_from_the_interval(mean, low, high, seeds, expected):
     assert report.verdict("x", estimate).endswith(expected)
 
 
+def test_differences_are_grouped_by_the_side_of_zero():
+    def row(objective: str, ipc: int, low: float, high: float, seeds: int = 3) -> dict:
+        names = {"first": "hierarchical", "second": "pixels"}
+        mean = (low + high) / 2
+        return names | {
+            "objective": objective,
+            "ipc": ipc,
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "seeds": seeds,
+        }
+
+    rows = [
+        row("dm", 1, -1, 1),
+        row("dc", 1, 0.1, 1),
+        row("dm", 10, -2, -1),
+        row("dc", 10, -1, 0),
+        row("dm", 50, 1, 1, 1),
+    ]
+    assert report.verdicts(pd.DataFrame(rows)).lines == (
+        "Above 0, the first is more accurate: H-GLaD − pixels (DC, ipc 1).",
+        "Below 0, the second is more accurate: H-GLaD − pixels (DM, ipc 10).",
+        "Around 0, not told apart with these seeds:"
+        " H-GLaD − pixels (DM, ipc 1); H-GLaD − pixels (DC, ipc 10).",
+        "One seed, no interval: H-GLaD − pixels (DM, ipc 50).",
+    )
+    assert report.verdicts(pd.DataFrame(rows[:1])).lines[0].endswith("H-GLaD − pixels (ipc 1).")
+
+
 def test_the_plan_of_a_run_adds_up_its_steps_and_its_work():
     stages = [Stage(0, "latent", 3, 0.0, 0.1, 2e9), Stage(1, "L0", 4, 5.0, 0.1, 1e9), *STAGES[-1:]]
     stages[-1] = replace(stages[-1], steps=2, flops=0.0)

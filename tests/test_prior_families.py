@@ -316,3 +316,8 @@ def test_the_shipped_recipe_makes_images_of_some_contrast(check_golden, tmp_path
         main(["prior", "sample", "random-32", "--per-class", "2", "--out", str(tmp_path / "grid.png")]) == 0
     )
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_of_a_trained_prior_writes_large_numbers_with_commas():
+    shown = repr(prior_table("digits-16"))
+    assert "5,000 steps of 32 images" in shown and "% of 2,000" in shown

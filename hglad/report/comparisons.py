@@ -9,7 +9,7 @@ from hglad.labels import method_label
 from hglad.laboratory import Laboratory
 from hglad.report.accuracy import usual_rows
 from hglad.report.show import Sentences, Table
-from hglad.report.texts import NONE, interval_text, per_class, signed
+from hglad.report.texts import NONE, interval_text, signed
 from hglad.statistics import paired
 
 
@@ -52,15 +52,30 @@ def difference_table(table: pd.DataFrame) -> Table:
 
 
 def verdicts(table: pd.DataFrame) -> Sentences:
-    """A sentence per paired difference: whether its interval excludes 0, and in whose favour."""
+    """The paired differences by what their intervals say; their numbers are in `difference_table`."""
     many = table["objective"].nunique() > 1
-    return Sentences(
-        tuple(
-            (f"{row['objective'].upper()}, " if many else "")
-            + f"{per_class(row['ipc'])}: {verdict(_comparison(row), row)}"
-            for _, row in table.iterrows()
-        )
-    )
+    groups = {text: [] for text in _VERDICTS.values()}
+    for _, row in table.iterrows():
+        setting = f"{row['objective'].upper()}, ipc {row['ipc']:.0f}" if many else f"ipc {row['ipc']:.0f}"
+        groups[_VERDICTS[_side(row)]].append(f"{_comparison(row)} ({setting})")
+    return Sentences(tuple(f"{text}: {'; '.join(names)}." for text, names in groups.items() if names))
+
+
+_VERDICTS = {
+    "above": "Above 0, the first is more accurate",
+    "below": "Below 0, the second is more accurate",
+    "around": "Around 0, not told apart with these seeds",
+    "none": "One seed, no interval",
+}
+
+
+def _side(estimate: pd.Series) -> str:
+    """On which side of 0 an interval lies."""
+    if estimate["seeds"] < 2:
+        return "none"
+    if estimate["low"] > 0:
+        return "above"
+    return "below" if estimate["high"] < 0 else "around"
 
 
 def verdict(name: str, estimate: pd.Series) -> str:
@@ -71,10 +86,10 @@ def verdict(name: str, estimate: pd.Series) -> str:
         estimate: `mean`, `low`, `high` and `seeds`.
     """
     text = f"{name} = {signed(estimate['mean'])} points"
-    if estimate["seeds"] < 2:
+    side = _side(estimate)
+    if side == "none":
         return f"{text}; one seed, no interval."
-    excludes = estimate["low"] > 0 or estimate["high"] < 0
-    found = "excludes 0" if excludes else "includes 0: not told apart with these seeds"
+    found = "includes 0: not told apart with these seeds" if side == "around" else "excludes 0"
     return f"{text}; the 95 % interval ({interval_text(estimate)}) {found}."
 
 
