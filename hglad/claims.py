@@ -98,7 +98,15 @@ def metric_findings(distances: pd.DataFrame, metric: str, ipc: int) -> pd.DataFr
         for name, (values, unit) in parts.items()
     ]
     table = pd.concat(tables, ignore_index=True).assign(claim=METRIC, ipc=ipc)
-    return _told_from_0(table.assign(p=paired_p(table["mean"], table["sd"], table["seeds"])))
+    table = _told_from_0(table.assign(p=paired_p(table["mean"], table["sd"], table["seeds"])))
+    return _within_bounds(table, table["unit"] == "Spearman")
+
+
+def _within_bounds(table: pd.DataFrame, correlations: pd.Series) -> pd.DataFrame:
+    """With the intervals of correlations cut at -1 and 1, which a t interval of few runs does not know."""
+    for name in ("low", "high"):
+        table[name] = table[name].mask(correlations, table[name].clip(-1, 1))
+    return table
 
 
 def _told_from_0(table: pd.DataFrame) -> pd.DataFrame:

@@ -166,15 +166,16 @@ def every_number(rows: pd.DataFrame, store: Store, images: Images) -> pd.DataFra
     """All that was published for a data set and resolution, as `beside_published`, with ours or without.
 
     Returns:
-        Its columns, those of own results nan where there are none, and `missing`: why there are none.
+        Its columns, those of own results nan where there are none, and `missing`: why there are none, or "".
     """
     lines = []
     for number in _all_published(images).to_dict("records"):
         own = _beside(number, rows, store, images, "t", "seeds")
         known = number["method"] in OURS or number["method"] in LABELS
         why = "not measured in this profile" if known else "not a method of this project"
-        none = {"objective": number["objective"], "ipc": number["ipc"], "missing": why}
-        lines += [line | {"missing": None} for line in own] or [none | _published_part(number)]
+        objective = None if number["objective"] == "none" else number["objective"]
+        none = {"objective": objective, "ipc": number["ipc"], "missing": why}
+        lines += [line | {"missing": ""} for line in own] or [none | _published_part(number)]
     return pd.DataFrame(lines)
 
 

@@ -336,7 +336,7 @@ def published_cells(numbers: pd.DataFrame) -> pd.DataFrame:
     lines = [
         {
             "published method": line["published_method"],
-            "objective": "" if line["objective"] in (None, "none") else str(line["objective"]).upper(),
+            "objective": _label_of("objective")(line["objective"]),
             "ipc": "all" if pd.isna(line["ipc"]) else str(line["ipc"]).removesuffix(".0"),
             "evaluation": line["evaluation"],
             "published": _published(line),

@@ -85,6 +85,29 @@ def test_the_metric_is_judged_by_its_choice_and_by_its_ranks():
     assert set(table["verdict"]) == {claims.HOLDS}
 
 
+def test_the_interval_of_a_correlation_ends_at_one():
+    def run(seed: int, accuracies: list[float]) -> list[dict]:
+        return [
+            {
+                "objective": "dm",
+                "seed": seed,
+                "iterate": i,
+                "stage": 0,
+                "step": i,
+                "accuracy": a,
+                "feature": i,
+            }
+            for i, a in enumerate(accuracies)
+        ]
+
+    distances = pd.DataFrame(run(0, [1.0, 2.0, 3.0, 5.0]) + run(1, [1.0, 2.0, 3.0, 0.0]))
+    table = claims.metric_findings(distances, "feature", 1).set_index("unit")
+    assert (table.loc["Spearman", "low"], table.loc["Spearman", "high"]) == (-1, 1)
+    assert table.loc["points", "low"] < -1 and table.loc["points", "high"] > 1
+    shown = finding_table(claims.together([table.reset_index()]), claims.METRIC).frame
+    assert shown["95 % interval"].iloc[1] == "−1.00 to 1.00" and shown["found with 80 %"].iloc[1] == "–"
+
+
 def test_power_is_what_simulated_studies_find():
     rng, n, true = np.random.default_rng(0), 5, detectable(2.0, 5).item()
     drawn = rng.normal(true, 2.0, (20_000, n))

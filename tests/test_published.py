@@ -7,11 +7,21 @@ import pytest
 import torch
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 
+from hglad import tables
 from hglad.augment import DSA
 from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
-from hglad.published import CROSS, NETWORKS, SAME, Images, beside_published, images_of, published
+from hglad.published import (
+    CROSS,
+    NETWORKS,
+    SAME,
+    Images,
+    beside_published,
+    every_number,
+    images_of,
+    published,
+)
 from hglad.results import Store
 from hglad.statistics import NETWORKS_NAME
 from hglad.storage import write_json, write_tensors
@@ -105,6 +115,28 @@ def test_a_mean_over_architectures_is_that_of_the_sets_that_all_have_met(tmp_pat
     assert (line["mean"], line["seeds"], line["repeats"]) == (49, 2, 2)
     assert "ours without ResNet-18, ViT" in line["differences"]
     assert "lr of training" not in line["differences"]  # VGG-11's own rate is the published one
+
+
+def test_every_published_number_has_ours_or_the_reason_why_not(tmp_path):
+    store = Store(tmp_path)
+    network = {"name": "convnet", "depth": 3}
+    rows = together(
+        kept(store, "random", "a", network, "ConvNet-3").assign(objective=None),
+        kept(store, "pixels", "b", network, "ConvNet-3").assign(objective="dc"),
+        kept(store, "full", "c", network, "ConvNet-3").assign(objective=None, ipc=None),
+    )
+    cells = tables.published_cells(every_number(rows, store, Images("cifar10", 32)))
+    ours = cells[cells["ours"] != "–"]
+    assert ours[["published method", "objective", "ipc"]].values.tolist() == [
+        ["random real images", "–", "1"],
+        ["pixel", "DC", "1"],
+        ["pixel (DSA)", "DC", "1"],
+        ["whole training set", "–", "all"],
+    ]
+    assert ours["ours"].str.startswith("53.0").all() and ours["what differs"].str.startswith("spread").all()
+    others = cells[cells["ours"] == "–"].set_index("published method")["what differs"]
+    assert set(others["herding"]) == {"not measured in this profile"}
+    assert set(others["NCFM"]) == {"not a method of this project"} and len(cells) > 30
 
 
 def test_nothing_published_is_an_empty_table(tmp_path):

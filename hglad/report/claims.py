@@ -58,12 +58,11 @@ def _value(row: pd.Series, name: str) -> str:
 
 
 def _detectable(row: pd.Series) -> str:
-    if pd.isna(row["detectable"]):
+    """Difference, ratio or correlation; a dash where none could have been found."""
+    least = row["detectable"]
+    if pd.isna(least) or (row["unit"] == "Spearman" and least > 1):
         return NONE
-    return {
-        "points": f"{row['detectable']:.1f} points",
-        "ratio": f"× {row['detectable']:.2f}",
-    }.get(row["unit"], f"{row['detectable']:.2f}")
+    return {"points": f"{least:.1f} points", "ratio": f"× {least:.2f}"}.get(row["unit"], f"{least:.2f}")
 
 
 def claim_sentences(table: pd.DataFrame) -> Sentences:
