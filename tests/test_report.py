@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 from smoke_profile import changed
@@ -17,7 +18,8 @@ from hglad import report
 from hglad.distilled import to_uint8
 from hglad.experiments import baselines, cross_architecture, glad_baseline
 from hglad.labels import LABELS
-from hglad.laboratory import Laboratory
+from hglad.laboratory import Laboratory, open_experiment
+from hglad.paths import PROJECT
 from hglad.profile import Profile
 from hglad.profile_file import profile_from
 from hglad.results import Store
@@ -241,6 +243,19 @@ def test_the_augmentation_table_has_the_usual_one_first(laboratory):
 def test_without_other_augmentations_the_table_has_one_column(laboratories):
     table = report.augmentation_table(laboratories["cross_architecture"]).frame
     assert list(table) == ["ipc", "method", "none"]
+
+
+def test_an_objective_with_its_own_augmentation_has_its_column(monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.delenv("HGLAD_RESULTS", raising=False)
+    values = yaml.safe_load((PROJECT / "configs" / "cifar10.yaml").read_text())
+    table = report.augmentation_table(open_experiment("baselines", **values)).frame.set_index("method")
+    assert list(table) == ["ipc", "crop, scale, rotate", "color, crop, cutout, flip, scale, rotate"]
+    own = table.iloc[:, 2] != "–"
+    assert set(table.index[own]) == {
+        f"{m} ({o})" for m in ("pixels", "GLaD", "H-GLaD") for o in ("DM", "MTT")
+    }
+    assert ((table.iloc[:, 1] != "–") != own).all()
 
 
 def test_networks_have_a_column_each_and_a_gap_for_each_method(laboratories):

@@ -47,11 +47,13 @@ def usual_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def augmentation_table(laboratory: Laboratory) -> Table:
-    """Accuracy of each method by the augmentation of the training on its sets, at each ipc."""
-    usual = laboratory.profile.evaluation.training.augmentation.replace("_", ", ") or "none"
+    """Accuracy of each method by the augmentation of the training on its sets, at each ipc.
+
+    The first column is the profile's; an objective may have another of its own.
+    """
     rows = laboratory.rows[laboratory.rows["method"] != "full"]
-    marks = {"augmentation": usual, "objective": ""}
-    rows = rows.assign(**{key: None for key in marks if key not in rows}).fillna(marks)
+    rows = rows.assign(augmentation=_augmentations(laboratory, rows)).fillna({"objective": ""})
+    usual = _augmentation(laboratory)
     summary = summarise(rows, ["ipc", "method", "objective", "augmentation"])
     summary = summary.assign(cell=summary.apply(as_cell, axis=1))
     index = ["ipc", "method", "objective"]
@@ -64,6 +66,18 @@ def augmentation_table(laboratory: Laboratory) -> Table:
     wide = wide.drop(columns=["method", "objective"]).assign(ipc=wide["ipc"].map("{:.0f}".format))
     wide.insert(1, "method", names)
     return Table(wide.fillna(NONE), wrapped=True)
+
+
+def _augmentations(laboratory: Laboratory, rows: pd.DataFrame) -> pd.Series:
+    """Augmentation of the training behind each row: marked, or that of its objective, or the profile's."""
+    objectives = rows["objective"].where(rows["objective"].notna(), None)
+    own = objectives.map(lambda objective: _augmentation(laboratory, objective))
+    return rows["augmentation"].fillna(own) if "augmentation" in rows else own
+
+
+def _augmentation(laboratory: Laboratory, objective: str | None = None) -> str:
+    main, *_ = laboratory.profile.networks
+    return laboratory.profile.training(main, objective or None).augmentation.replace("_", ", ") or "none"
 
 
 def network_gaps(rows: pd.DataFrame, main: str) -> pd.DataFrame:
