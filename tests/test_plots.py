@@ -483,6 +483,21 @@ def test_each_ipc_has_a_panel_with_seeds_means_and_the_full_set():
         assert line.get_xdata()[0] == pytest.approx(95.5)
 
 
+def test_a_method_has_a_row_for_each_objective_where_there_are_several():
+    both = make_rows(("random", "pixels"))
+    other = both[both["method"] == "pixels"].assign(objective="dc", accuracy=lambda f: f["accuracy"] - 5)
+    rows = pd.concat([both, other])
+    first, _ = plots.accuracy_by_method(rows).axes
+    assert tick_names(first) == ["random real", "pixels (DM)", "pixels (DC)"]
+    drawn = across(first)
+    for y, part in ((1, both[both["method"] == "pixels"]), (2, other)):
+        np.testing.assert_allclose(drawn[y], expected_interval(part[part["ipc"] == 1]), rtol=1e-5)
+    figure = plots.accuracy_by_network(rows[rows["ipc"] == 1])
+    left, right = zip(*(axes.get_position().extents[[0, 2]] for axes in figure.axes), strict=True)
+    assert len(set(left)) == len(set(right)) == 1  # one below the other
+    assert [axes.get_title() for axes in figure.axes] == ["DM", "DC"]
+
+
 def test_a_method_without_results_at_an_ipc_keeps_its_row_empty():
     rows = make_rows(("random", "class_mean", "pixels"))
     rows = rows[(rows["method"] != "class_mean") | (rows["ipc"] == 1)]

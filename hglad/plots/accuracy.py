@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hglad.labels import LABELS
@@ -41,7 +42,8 @@ def accuracy_by_network(rows: pd.DataFrame) -> Figure:
         rows: result rows of one ipc; networks come in the order of the rows.
     """
     networks = list(dict.fromkeys(rows["network"]))
-    figure, panels = objective_panels(rows, height=3.4)
+    one = rows["objective"].nunique() < 2
+    figure, panels = objective_panels(rows, height=3.4 if one else 2.6, stacked=True)
     for axes, part in panels:
         methods_beside(axes, part, "network", networks)
         for x, network in enumerate(networks):
@@ -74,42 +76,52 @@ def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
                 named = label if y == 0 else None
                 means.append(across(axes, height, sides[side], COLOURS[method], marker, named))
             axes.plot(means, heights, color="#999999", linewidth=1, zorder=1)
-        name_rows(axes, methods)
+        name_rows(axes, [LABELS[method] for method in methods])
     panels[0][0].invert_yaxis()
     return finish(figure)
 
 
 @matplotlib.rc_context(STYLE)
 def accuracy_by_method(rows: pd.DataFrame) -> Figure:
-    """Accuracy of each method, a panel per ipc; the full set is a dashed line.
+    """Accuracy of each method, with each objective, a panel per ipc; the full set is a dashed line.
 
     Args:
         rows: result rows of one network and one way of training.
     """
-    ipcs = sorted(rows["ipc"].dropna().unique())
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * rows["method"].nunique()), layout="constrained")
+    ipcs, lines = sorted(rows["ipc"].dropna().unique()), _lines(rows[rows["method"] != "full"])
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * (len(lines) + 1)), layout="constrained")
     panels = figure.subplots(1, len(ipcs), squeeze=False, sharey=True)[0]
-    methods = [method for method in LABELS if method != "full" and method in set(rows["method"])]
     full = rows[rows["method"] == "full"]["accuracy"]
     for axes, ipc in zip(panels, ipcs, strict=True):
-        for y, method in enumerate(methods):
-            part = rows[(rows["method"] == method) & (rows["ipc"] == ipc)]
-            seeds = part.groupby("seed")["accuracy"].mean()
-            axes.plot(
-                seeds,
-                np.full(len(seeds), y),
-                "o",
-                color=COLOURS[method],
-                alpha=0.45,
-                markersize=4,
-                markeredgewidth=0,
-            )
-            across(axes, y, part, COLOURS[method], "D", None)
+        for y, (method, part) in enumerate(lines.values()):
+            _seeds_across(axes, y, part[part["ipc"] == ipc], COLOURS[method])
         if len(full):
             axes.axvline(
                 full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
             )
         axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
-        name_rows(axes, methods)
+        name_rows(axes, list(lines))
     panels[0].invert_yaxis()
     return finish(figure)
+
+
+def _lines(rows: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
+    """By their names: methods with their rows, one for each objective where there are several."""
+    objectives = list(rows["objective"].dropna().unique())
+    lines = {}
+    for method in (name for name in LABELS if name in set(rows["method"])):
+        own = rows[rows["method"] == method]
+        if own["objective"].isna().all() or len(objectives) < 2:
+            lines[LABELS[method]] = method, own
+            continue
+        for objective in objectives:
+            lines[f"{LABELS[method]} ({objective.upper()})"] = method, own[own["objective"] == objective]
+    return lines
+
+
+def _seeds_across(axes: Axes, y: float, rows: pd.DataFrame, colour: str) -> None:
+    """Dots of the seeds at height y, their mean and its 95 % t interval."""
+    seeds = rows.groupby("seed")["accuracy"].mean()
+    places = np.full(len(seeds), y)
+    axes.plot(seeds, places, "o", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+    across(axes, y, rows, colour, "D", None)

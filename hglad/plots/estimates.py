@@ -51,9 +51,9 @@ def across(axes: Axes, y: float, rows: pd.DataFrame, colour: str, marker: str, l
     return summary["mean"]
 
 
-def name_rows(axes: Axes, methods: Sequence[str]) -> None:
-    """Methods on the vertical axis, accuracy on the horizontal one."""
-    axes.set_yticks(range(len(methods)), [LABELS[method] for method in methods])
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names of methods on the vertical axis, accuracy on the horizontal one."""
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel(ACCURACY)
     axes.grid(axis="x", color="#e3e3e3")
     axes.grid(axis="y", visible=False)

@@ -38,11 +38,19 @@ STYLE = {
 }
 
 
-def objective_panels(rows: pd.DataFrame, height: float) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel per objective, with its rows and those of the baselines."""
+def objective_panels(
+    rows: pd.DataFrame, height: float, stacked: bool = False
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel of `height` inches per objective, with its rows and those of the baselines.
+
+    Args:
+        stacked: one below the other, each as wide as the page, instead of beside each other.
+    """
     objectives = list(rows["objective"].dropna().unique()) if "objective" in rows else []
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    panels = figure.subplots(1, max(1, len(objectives)), sharey=True, squeeze=False)[0]
+    count = max(1, len(objectives))
+    grid = (count, 1) if stacked else (1, count)
+    figure = Figure(figsize=(WIDTH, height * grid[0]), layout="constrained")
+    panels = figure.subplots(*grid, sharex=stacked, sharey=True, squeeze=False).flatten()
     if len(objectives) < 2:
         return figure, [(panels[0], rows)]
     for axes, objective in zip(panels, objectives, strict=True):

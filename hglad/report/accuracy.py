@@ -30,7 +30,7 @@ def _method_table(rows: pd.DataFrame, column: str, label) -> Table:
     wide = wide.loc[order, columns]
     wide.index = pd.Index([method_name(*pair, many=_many_objectives(rows)) for pair in order], name="method")
     wide.columns = [label(value) for value in columns]
-    return Table(wide.reset_index())
+    return Table(wide.reset_index(), wrapped=len(columns) > 4)  # more are wider than a page
 
 
 def _many_objectives(rows: pd.DataFrame) -> bool:
