@@ -154,7 +154,8 @@ def beside_published(
     Returns:
         One row per own cell and published number: columns of the cell, those of `summarise`, `sd_networks`
         (over the networks of one set), `published`, `published_sd`, `published_method`, `evaluation`,
-        `source`, `differences`. Empty where nothing was published.
+        `source`, `spread` (what is behind the ± of both), `published_spread` (of theirs alone),
+        `differences`. Empty where nothing was published.
     """
     numbers = _all_published(images).to_dict("records")
     return pd.DataFrame(
@@ -193,8 +194,11 @@ def _beside(
     )
     for line in table.to_dict("records"):
         mine = own[np.logical_and.reduce([equal(own[name], line[name]) for name in cell])]
-        differences = "; ".join(_differences(number, mine, store, line))
-        lines.append(line | _published_part(number) | {"differences": differences})
+        comparison = {
+            "spread": _spread_text(number, line),
+            "differences": "; ".join(_differences(number, mine, store)),
+        }
+        lines.append(line | _published_part(number) | comparison)
     return lines
 
 
@@ -202,6 +206,7 @@ def _published_part(number: dict) -> dict:
     return {
         "published": number["accuracy_percent"],
         "published_sd": number["std"],
+        "published_spread": _published_spread(number),
         "published_method": number["method"],
         "evaluation": number["evaluation"],
         "source": number["source"],
@@ -244,12 +249,12 @@ def _over_architectures(rows: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(accuracy=("accuracy", "mean"), keys=("key", tuple)).reset_index()
 
 
-def _differences(number: dict, own: pd.DataFrame, store: Store, line: dict) -> list[str]:
+def _differences(number: dict, own: pd.DataFrame, store: Store) -> list[str]:
     """What is on record on both sides and differs; what is not on record of the source is said."""
     keys = list(dict.fromkeys(own["keys"].explode()))
     records = store.provenance(keys)
     theirs = _on_record(EVALUATIONS, number)
-    texts = [_spread_text(number, theirs, line), *_network_texts(number, records)]
+    texts = _network_texts(number, records)
     if theirs is None:
         texts.append("training of the networks: not on record for this source")
     else:
@@ -264,12 +269,21 @@ def _on_record(table: dict, number: dict) -> Evaluation | Distillation | None:
     return table.get(key) or table.get(key[:2]) or table.get(key[0])
 
 
-def _spread_text(number: dict, theirs: Evaluation | None, line: dict) -> str:
-    count = f"{line['seeds']} seeds × {line['repeats']} networks"
+def _spread_text(number: dict, line: dict) -> str:
+    count = " × ".join(f"{n} {part}{'s' * (n != 1)}" for n, part in _behind(line))
     ours = f"none ({count})" if line["interval"] == "none" else f"{line['interval']} ({count})"
+    return f"spread: {ours}, published: {_published_spread(number)}"
+
+
+def _behind(line: dict) -> tuple[tuple[int, str], ...]:
+    return (line["seeds"], "seed"), (line["repeats"], "network")
+
+
+def _published_spread(number: dict) -> str:
+    theirs = _on_record(EVALUATIONS, number)
     kind = "standard deviation over networks" if theirs else "of a kind that is not on record"
     behind = f" ({theirs.networks})" if theirs else ""
-    return f"spread: {ours}, published: {'none' if pd.isna(number['std']) else kind}{behind}"
+    return f"{'none' if pd.isna(number['std']) else kind}{behind}"
 
 
 def _network_texts(number: dict, records: list[dict]) -> list[str]:

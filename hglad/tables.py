@@ -315,7 +315,7 @@ def published_table(comparison: pd.DataFrame) -> Table:
             "ours": as_cell(line),
             "published": f"{line['published_method']}: {_published(line)}",
             "source": line["source"],
-            "what differs": line["differences"],
+            "what differs": "; ".join(filter(None, (line["spread"], line["differences"]))),
         }
         | {
             name: _label_of(name)(line[name])
@@ -327,26 +327,57 @@ def published_table(comparison: pd.DataFrame) -> Table:
     return Table(pd.DataFrame(lines), ("Published numbers come from several papers and protocols.",))
 
 
-def published_cells(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Finished cells: everything that was published, with ours or the reason why there is none.
+def published_beside_ours(numbers: pd.DataFrame) -> Table:
+    """Published numbers that have one of ours beside them.
 
     Args:
         numbers: as `published.every_number` returns it.
     """
+    ours = numbers[numbers["missing"] == ""]
     lines = [
-        {
-            "published method": line["published_method"],
-            "objective": _label_of("objective")(line["objective"]),
-            "ipc": "all" if pd.isna(line["ipc"]) else str(line["ipc"]).removesuffix(".0"),
-            "evaluation": line["evaluation"],
+        _published_place(line)
+        | {
             "published": _published(line),
-            "ours": NONE if line["missing"] else as_cell(line),
-            "what differs": line["missing"] or line["differences"],
+            "ours": as_cell(line),
+            "their ±": line["published_spread"],
+            "what differs": line["differences"] or NONE,
             "source": line["source"],
         }
-        for _, line in numbers.iterrows()
+        for _, line in ours.iterrows()
     ]
-    return pd.DataFrame(lines)
+    return _without_one_evaluation(lines, [f"Our ± is a {kind}." for kind in _intervals(ours)])
+
+
+def published_alone(numbers: pd.DataFrame) -> Table:
+    """Published numbers without one of ours, each with the reason why; `numbers` as above."""
+    lines = [
+        _published_place(line)
+        | {"published": _published(line), "why not here": line["missing"], "source": line["source"]}
+        for _, line in numbers[numbers["missing"] != ""].iterrows()
+    ]
+    return _without_one_evaluation(lines, [])
+
+
+def _published_place(line: pd.Series) -> dict:
+    return {
+        "published method": line["published_method"],
+        "objective": _label_of("objective")(line["objective"]),
+        "ipc": "all" if pd.isna(line["ipc"]) else str(line["ipc"]).removesuffix(".0"),
+        "evaluation": line["evaluation"],
+    }
+
+
+def _intervals(ours: pd.DataFrame) -> list[str]:
+    return [kind for kind in ours["interval"].unique() if kind != "none"] if len(ours) else []
+
+
+def _without_one_evaluation(lines: list[dict], notes: list[str]) -> Table:
+    """The table; an evaluation that all rows share is a note in place of a column."""
+    frame = pd.DataFrame(lines)
+    if len(frame) > 1 and frame["evaluation"].nunique() == 1:
+        notes = [f"Evaluation: {frame['evaluation'][0]}.", *notes]
+        frame = frame.drop(columns="evaluation")
+    return Table(frame, tuple(notes))
 
 
 def _published(line: pd.Series) -> str:

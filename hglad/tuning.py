@@ -6,6 +6,7 @@ images have no part in it.
 """
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from hglad.evaluation_task import EvaluateTask
 from hglad.experiments import evaluation_of, layer_count
 from hglad.profile import Profile
 from hglad.provenance import Stopwatch
+from hglad.registry import unknown
 from hglad.results import Store
 from hglad.runner import required, run_all
 from hglad.stages import KINDS
@@ -88,6 +90,7 @@ def tune(
     objectives: list[str] | None = None,
     cores: int | None = None,
     device: str = "cpu",
+    searches: list[str] | None = None,
 ) -> dict:
     """Try settings for every search of the profile with each objective.
 
@@ -101,22 +104,27 @@ def tune(
         objectives: those to tune for; none: the profile's.
         cores: trials at the same time.
         device: where they run.
+        searches: those to tune; none: the profile's.
 
     Returns:
         `trials` (rows: objective, kind, trial, accuracy, seeds, steps, flops, seconds, changes), `best`
         (objective to kind to changes), the settings and the provenance.
 
     Raises:
-        HgladError: a key that is tuned is also fixed by `at_ipc`.
+        HgladError: a key that is tuned is also fixed by `at_ipc`; a search that the profile does not have.
     """
     watch, profile = Stopwatch(device), _untuned(profile)
     objectives = objectives or profile.sets["objectives"]
+    searches = searches or profile.sets["searches"]
+    for kind in searches:
+        if kind not in profile.sets["searches"]:
+            raise unknown("search of the profile", kind, profile.sets["searches"])
     for objective in objectives:
         _check_at_ipc(profile, objective)
     trials = [
         trial
         for objective in objectives
-        for kind in profile.sets["searches"]
+        for kind in searches
         for trial in space(profile, objective, kind, settings.trials)
     ]
     tasks = [trial.tasks(profile, settings) for trial in trials]
@@ -127,6 +135,42 @@ def tune(
         "best": _best(table),
         "settings": asdict(settings),
         "provenance": watch.provenance() | {"profile": profile.profile},
+    }
+
+
+def read_earlier(path: Path | str, profile: Profile, settings: TuningSettings) -> dict | None:
+    """The tuning in a file, which another can be added to; none where there is no file.
+
+    Raises:
+        HgladError: an unreadable file, or trials of another profile or budget.
+    """
+    if not Path(path).exists():
+        return None
+    earlier = read_json(path)
+    told = {"profile": earlier.get("provenance", {}).get("profile")} | earlier.get("settings", {})
+    asked = {"profile": profile.profile} | asdict(settings)
+    if others := [f"{key} {told.get(key)}" for key in asked if told.get(key) != asked[key]]:
+        wanted = ", ".join(f"{key} {asked[key]}" for key in asked if told.get(key) != asked[key])
+        raise HgladError(
+            f"{path} has a tuning with {', '.join(others)}: expected {wanted}; delete it or name another file"
+        )
+    return earlier
+
+
+def together(earlier: dict | None, later: dict) -> dict:
+    """Two tunings of one profile and budget as one; of a search that both have, the later's trials.
+
+    `provenance` is that of the later one, and `earlier` lists those before it.
+    """
+    if earlier is None:
+        return later
+    again = {(row["objective"], row["kind"]) for row in later["trials"]}
+    kept = [row for row in earlier["trials"] if (row["objective"], row["kind"]) not in again]
+    trials = kept + later["trials"]
+    return later | {
+        "trials": trials,
+        "best": _best(pd.DataFrame(trials)),
+        "earlier": [*earlier.get("earlier", []), earlier["provenance"]],
     }
 
 

@@ -489,6 +489,25 @@ def test_tuned_settings_are_printed_for_the_profile(place, capsys):
     assert found == json.loads(Path("tuning.json").read_text())["best"]["dm"]
 
 
+def test_searches_tuned_one_by_one_come_to_the_same_file(place, capsys):
+    values = tiny_profile()
+    values["sets"]["searches"] = ["pixels", "single"]
+    values["evaluation"]["training"]["epochs"] = 1
+    Path("two.yaml").write_text(yaml.safe_dump(values))
+    words = ["--trials", "2", "--seeds", "1", "--json", "tuning.json", "--results", "trials", "--cores", "1"]
+    assert main(["tune", "two.yaml", "--search", "single", *words]) == 0
+    assert main(["tune", "two.yaml", "--search", "pixels", *words]) == 0
+    assert main(["tune", "two.yaml", *words[:4], "--json", "once.json", *words[6:]]) == 0
+    parts, once = (json.loads(Path(name).read_text()) for name in ("tuning.json", "once.json"))
+    assert parts["best"] == once["best"] and len(parts["earlier"]) == 1
+    in_order = {(row["kind"], row["trial"]): row for row in parts["trials"]}
+    assert in_order == {(row["kind"], row["trial"]): row for row in once["trials"]}
+    assert main(["tune", "two.yaml", *words[:1], "3", *words[2:]]) == 1
+    assert "has a tuning with trials 2: expected trials 3; delete it" in capsys.readouterr().err
+    assert main(["tune", "two.yaml", "--search", "hierarchical", *words]) == 1
+    assert "unknown search of the profile 'hierarchical': expected one of" in capsys.readouterr().err
+
+
 def test_samples_of_the_classes_asked_for(tmp_path, capsys):
     command = f"prior sample digits-16 --classes 3,7,1 --per-class 2 --out {tmp_path / 'grid.png'}"
     assert main(command.split()) == 0

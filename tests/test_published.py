@@ -70,11 +70,11 @@ def test_own_numbers_stand_beside_those_of_the_same_method_and_network(tmp_path)
     ]
     assert (table["sd"][0], table["sd_networks"][0]) == pytest.approx((3**0.5, 2))
     assert table["source"][0] == "GSDD (ICLR 2026 submission), table 1 and 2"
-    assert table["differences"][0] == (
+    assert table["spread"][0] == (
         "spread: 95 % t interval over distillation seeds (3 seeds × 2 networks), "
-        "published: none (5 networks of one set); "
-        "generator: imagenet128 (published: StyleGAN-XL trained on ImageNet)"
+        "published: none (5 networks of one set)"
     )
+    assert table["differences"][0] == "generator: imagenet128 (published: StyleGAN-XL trained on ImageNet)"
 
 
 def test_what_differs_is_named(tmp_path):
@@ -98,7 +98,7 @@ def test_the_spread_over_networks_is_named_as_such(tmp_path):
     rows = kept(store, "single", "a", {"name": "convnet"}, "ConvNet-5")
     (line,) = beside_published(rows, store, IMAGENETTE, over="networks").to_dict("records")
     assert line["interval"] == NETWORKS_NAME
-    assert line["differences"].startswith(f"spread: {NETWORKS_NAME} (3 seeds × 2 networks), ")
+    assert line["spread"].startswith(f"spread: {NETWORKS_NAME} (3 seeds × 2 networks), ")
 
 
 def test_a_mean_over_architectures_is_that_of_the_sets_that_all_have_met(tmp_path):
@@ -125,18 +125,36 @@ def test_every_published_number_has_ours_or_the_reason_why_not(tmp_path):
         kept(store, "pixels", "b", network, "ConvNet-3").assign(objective="dc"),
         kept(store, "full", "c", network, "ConvNet-3").assign(objective=None, ipc=None),
     )
-    cells = tables.published_cells(every_number(rows, store, Images("cifar10", 32)))
-    ours = cells[cells["ours"] != "–"]
-    assert ours[["published method", "objective", "ipc"]].values.tolist() == [
+    numbers = every_number(rows, store, Images("cifar10", 32))
+    ours, others = tables.published_beside_ours(numbers), tables.published_alone(numbers)
+    assert ours.frame[["published method", "objective", "ipc"]].values.tolist() == [
         ["random real images", "–", "1"],
         ["pixel", "DC", "1"],
         ["pixel (DSA)", "DC", "1"],
         ["whole training set", "–", "all"],
     ]
-    assert ours["ours"].str.startswith("53.0").all() and ours["what differs"].str.startswith("spread").all()
-    others = cells[cells["ours"] == "–"].set_index("published method")["what differs"]
-    assert set(others["herding"]) == {"not measured in this profile"}
-    assert set(others["NCFM"]) == {"not a method of this project"} and len(cells) > 30
+    assert ours.frame["ours"].str.startswith("53.0").all()
+    assert (
+        ours.frame["their ±"].tolist()[1]
+        == "standard deviation over networks (20 networks of each of 5 sets)"
+    )
+    assert not ours.frame["what differs"].str.contains("spread").any()
+    assert ours.notes == (
+        "Evaluation: same architecture (ConvNet-3).",
+        "Our ± is a 95 % t interval over distillation seeds.",
+    )
+    why = others.frame.set_index("published method")["why not here"]
+    assert set(why["herding"]) == {"not measured in this profile"}
+    assert set(why["NCFM"]) == {"not a method of this project"}
+    assert len(ours.frame) + len(others.frame) > 30
+
+
+def test_a_single_run_has_no_spread(tmp_path):
+    store = Store(tmp_path)
+    rows = kept(store, "pixels", "a", {"name": "convnet", "depth": 3}, "ConvNet-3").assign(objective="dm")
+    one = rows[(rows["seed"] == 0) & (rows["repeat"] == 0)]
+    (line,) = beside_published(one, store, Images("cifar10", 32)).to_dict("records")
+    assert line["spread"].startswith("spread: none (1 seed × 1 network), published: standard deviation")
 
 
 def test_nothing_published_is_an_empty_table(tmp_path):
@@ -196,8 +214,11 @@ def test_committed_results_stand_beside_the_base_papers(capsys):
     table = pd.read_csv(io.StringIO(capsys.readouterr().out)).set_index(["published_method", "objective"])
     dc = table.loc[("pixel", "dc"), "differences"]
     assert "of training" not in dc and "(published: 1000)" in dc
-    assert "standard deviation over networks (20 networks of each of 5 sets)" in dc
-    assert "of a kind that is not on record" in table.loc[("pixel", "mtt"), "differences"]
+    assert (
+        "standard deviation over networks (20 networks of each of 5 sets)"
+        in table.loc[("pixel", "dc"), "spread"]
+    )
+    assert "of a kind that is not on record" in table.loc[("pixel", "mtt"), "spread"]
     assert "siamese augmentation: none" in table.loc[("pixel (DSA)", "dc"), "differences"]
     assert table["published"].to_dict()[("pixel", "dm")] == 26.0
 

@@ -345,6 +345,12 @@ def test_baselines_of_the_published_data_stand_beside_their_numbers(tmp_path, sh
     )
 
 
+@pytest.mark.parametrize(("networks", "wrapped"), [(4, False), (5, True)])
+def test_a_table_of_many_networks_breaks_its_lines(networks, wrapped):
+    rows = together(*(cell_rows(THREE_SEEDS, network=f"Network-{number}") for number in range(networks)))
+    assert ("white-space: normal" in report.network_table(rows)._repr_html_()) == wrapped
+
+
 def test_starts_are_told_by_objective_and_number_of_images_per_class():
     values = changed(**{"sets.ipc": [1, 2, 10], "sets.objectives": ["dm", "dc", "mtt"]})
     averaged = {"tuned": {"hierarchical": {"average": 1000}}}

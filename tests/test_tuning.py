@@ -17,7 +17,17 @@ from hglad.results import Store
 from hglad.stages import KINDS
 from hglad.storage import read_json
 from hglad.tasks import DistillTask
-from hglad.tuning import FIRST_SEED, TUNED, TuningSettings, _untuned, as_yaml, space, trial_table, tune
+from hglad.tuning import (
+    FIRST_SEED,
+    TUNED,
+    TuningSettings,
+    _untuned,
+    as_yaml,
+    space,
+    together,
+    trial_table,
+    tune,
+)
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -42,6 +52,17 @@ def profile(prior_file) -> Profile:
 @pytest.fixture(scope="module")
 def result(profile, tmp_path_factory) -> dict:
     return tune(profile, BUDGET, Store(tmp_path_factory.mktemp("tuning")), cores=1)
+
+
+def test_a_search_tuned_again_replaces_its_own_trials_alone(result):
+    again = [row | {"accuracy": row["accuracy"] + 1} for row in result["trials"] if row["kind"] == "single"]
+    later = {"trials": again, "best": {}, "settings": {}, "provenance": {"commit": "later"}}
+    both = together(result, later)
+    assert len(both["trials"]) == len(result["trials"])
+    assert [row for row in both["trials"] if row["kind"] == "single"] == again
+    assert both["best"] == result["best"] and both["provenance"] == {"commit": "later"}
+    assert both["earlier"] == [result["provenance"]]
+    assert together(both, later)["earlier"] == [result["provenance"], {"commit": "later"}]
 
 
 @pytest.mark.parametrize("kind", KINDS)

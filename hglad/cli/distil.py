@@ -115,6 +115,7 @@ def add_tune(commands) -> None:
     )
     parser.add_argument("config", help="profile, such as configs/digits.yaml")
     parser.add_argument("--objective", help="one objective (default: those of the profile)")
+    parser.add_argument("--search", help="one search (default: those of the profile)")
     parser.add_argument("--trials", type=int, default=12, help="settings tried for each search (default: 12)")
     parser.add_argument("--seeds", type=int, default=2, help="distilled sets per trial (default: 2)")
     parser.add_argument(
@@ -122,7 +123,9 @@ def add_tune(commands) -> None:
     )
     parser.add_argument("--holdout", type=float, default=0.25, help="share held out (default: 0.25)")
     parser.add_argument("--results", help="folder of the trials (default: _build/tuning/<profile>)")
-    parser.add_argument("--json", metavar="FILE", help="write trials, choice and provenance there")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write trials, choice and provenance there, or add them"
+    )
     parser.add_argument("--cores", type=int, help="trials at the same time (default: all processors)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
 
@@ -131,14 +134,17 @@ def _tune(options) -> None:
     from hglad.profile_file import read_profile
     from hglad.results import Store
     from hglad.storage import write_json
-    from hglad.tuning import TuningSettings, as_yaml, trial_table, tune
+    from hglad.tuning import TuningSettings, as_yaml, read_earlier, together, trial_table, tune
 
     profile = read_profile(options.config)
     settings = TuningSettings(options.trials, options.seeds, options.repeats, options.holdout)
     check_new(options.json)
+    earlier = read_earlier(options.json, profile, settings) if options.json else None
     store = Store(Path(options.results or f"_build/tuning/{profile.profile}"))
     objectives = [options.objective] if options.objective else None
-    result = tune(profile, settings, store, objectives, options.cores, options.device)
+    searches = [options.search] if options.search else None
+    result = tune(profile, settings, store, objectives, options.cores, options.device, searches)
+    result = together(earlier, result)
     if options.json:
         write_json(options.json, result)
     print(trial_table(result["trials"]).to_string(index=False))

@@ -1,12 +1,13 @@
 """What results say about the claims of the paper, and every number published for their data set."""
 
 import pandas as pd
+from IPython.display import display
 
 from hglad import claims, tables
 from hglad.evaluation_task import marks_by_key
 from hglad.laboratory import Laboratory
 from hglad.published import every_number, images_of
-from hglad.report.show import Sentences, Table
+from hglad.report.show import Sentences, Table, noted
 from hglad.report.texts import NONE, signed
 
 VERDICTS = (claims.HOLDS, claims.FAILS, claims.OPEN)
@@ -86,8 +87,8 @@ def tally(rows: pd.DataFrame) -> str:
     return f"{', '.join(counts)} of {len(rows)}"
 
 
-def published_cells(laboratory: Laboratory) -> Table | Sentences:
-    """Every published number of the data set and resolution, with ours beside it where there is one."""
+def published_cells(laboratory: Laboratory) -> Sentences | None:
+    """Show every published number of the data set and resolution: those beside one of ours, then the rest."""
     shown = [
         task
         for name in ("hierarchical_search", "cross_architecture", "baselines")
@@ -101,4 +102,7 @@ def published_cells(laboratory: Laboratory) -> Table | Sentences:
         return Sentences(
             (f"Nothing is on record as published for {images.dataset} at {images.resolution} px.",)
         )
-    return Table(tables.published_cells(numbers), wrapped=True)
+    for table in (tables.published_beside_ours(numbers), tables.published_alone(numbers)):
+        if len(table.frame):
+            display(noted(table))
+    return None
