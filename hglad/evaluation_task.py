@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hglad import baselines
+from hglad.cost import network_seconds
 from hglad.data import DataSet, DataSettings
 from hglad.distillation import DistillationSettings, data_hash, known_real, load_real, prior_labels
 from hglad.distilled import DistilledSet
@@ -75,11 +76,12 @@ class EvaluateTask(Task):
 
     @property
     def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
+        """Guess of the seconds on one core."""
         real, test = known_real(self.data).train, known_real(self.data).test
         images = self.ipc * len(real.classes) if self.ipc else len(real.images)
         sets = 1 + self.distilled.search.steps // self.distilled.search.select_every if self.iterates else 1
-        return sets * self.repeats * (3 * self.training.epochs * images + len(test.images))
+        passes = sets * self.repeats * (3 * self.training.epochs * images + len(test.images))
+        return passes * network_seconds(self.options, real)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""

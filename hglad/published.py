@@ -281,7 +281,7 @@ def _behind(line: dict) -> tuple[tuple[int, str], ...]:
 
 def _published_spread(number: dict) -> str:
     theirs = _on_record(EVALUATIONS, number)
-    kind = "standard deviation over networks" if theirs else "of a kind that is not on record"
+    kind = "a standard deviation over networks" if theirs else "of a kind that is not on record"
     behind = f" ({theirs.networks})" if theirs else ""
     return f"{'none' if pd.isna(number['std']) else kind}{behind}"
 
@@ -307,17 +307,18 @@ def _training_texts(name: str, records: list[dict]) -> list[str]:
         ours = record["settings"]["training"]
         for field, theirs in vars(protocol(name, record["settings"]["network"]["name"])).items():
             if field in ours and ours[field] != theirs:
-                found.setdefault(field, {})[_plain(ours[field])] = _plain(theirs)
+                found.setdefault(field, {})[_plain(ours[field], field)] = _plain(theirs, field)
     return [
         f"{field} of training: {', '.join(values)} (published: {', '.join(dict.fromkeys(values.values()))})"
         for field, values in found.items()
     ]
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, field: str = "") -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value in (None, "") else str(value)
+    text = "none" if value in (None, "") else str(value)
+    return text.replace("_", ", ") if "augmentation" in field else text
 
 
 def _distillation_texts(number: dict, cards: list[dict]) -> list[str]:
@@ -336,6 +337,6 @@ def _distillation_texts(number: dict, cards: list[dict]) -> list[str]:
 
 
 def _differing(name: str, ours: list, theirs: object) -> list[str]:
-    return (
-        [] if ours == [theirs] else [f"{name}: {', '.join(map(_plain, ours))} (published: {_plain(theirs)})"]
-    )
+    if ours == [theirs]:
+        return []
+    return [f"{name}: {' or '.join(_plain(own, name) for own in ours)} (published: {_plain(theirs, name)})"]

@@ -29,7 +29,7 @@ def required(tasks: list[EvaluateTask | MeasureTask]) -> list:
     return list(found.values())
 
 
-SMALL = 1e5  # cost in all below which starting processes takes longer than they save
+SMALL = 12  # seconds in all below which starting processes takes longer than they save
 
 
 def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "cpu") -> None:
@@ -45,7 +45,7 @@ def run_all(tasks: list, store: Store, cores: int | None = None, device: str = "
     usual = joblib.cpu_count() if total > SMALL else 1
     cores = 1 if device != "cpu" else min(cores or usual, len(missing))
     shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-    bar = progress_bar(total, "runs", "image", bar_format=shape)
+    bar = progress_bar(total, "runs", "s", bar_format=shape)
     # joblib replaces a worker whose memory has grown, and says so
     warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
     for phase in sorted({task.phase for task in missing}):

@@ -328,24 +328,23 @@ def published_table(comparison: pd.DataFrame) -> Table:
 
 
 def published_beside_ours(numbers: pd.DataFrame) -> Table:
-    """Published numbers that have one of ours beside them.
+    """Published numbers that have one of ours beside them, with what differs.
 
     Args:
-        numbers: as `published.every_number` returns it.
+        numbers: as `published.every_number` or `published.beside_published` returns it.
     """
-    ours = numbers[numbers["missing"] == ""]
+    ours = numbers[numbers["missing"] == ""] if "missing" in numbers else numbers
     lines = [
         _published_place(line)
         | {
             "published": _published(line),
             "ours": as_cell(line),
-            "their ±": line["published_spread"],
             "what differs": line["differences"] or NONE,
             "source": line["source"],
         }
         for _, line in ours.iterrows()
     ]
-    return _without_one_evaluation(lines, [f"Our ± is a {kind}." for kind in _intervals(ours)])
+    return _without_one_evaluation(lines, _spread_notes(ours) if lines else [])
 
 
 def published_alone(numbers: pd.DataFrame) -> Table:
@@ -367,8 +366,15 @@ def _published_place(line: pd.Series) -> dict:
     }
 
 
-def _intervals(ours: pd.DataFrame) -> list[str]:
-    return [kind for kind in ours["interval"].unique() if kind != "none"] if len(ours) else []
+def _spread_notes(ours: pd.DataFrame) -> list[str]:
+    """What is behind the ± of both sides."""
+    notes = [f"Our ± is a {kind}." for kind in ours["interval"].unique() if kind != "none"]
+    for kind, lines in ours[ours["published_sd"].notna()].groupby("published_spread", sort=False):
+        places = [_published_place(line) for _, line in lines.iterrows()]
+        names = dict.fromkeys(f"{place['published method']} ({place['objective']})" for place in places)
+        whose = ", ".join(name.removesuffix(f" ({NONE})") for name in names)
+        notes.append(f"The published ± is {kind}: {whose}.")
+    return notes
 
 
 def _without_one_evaluation(lines: list[dict], notes: list[str]) -> Table:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from hglad.cost import generator_seconds, network_seconds
 from hglad.data import DataSettings, RealData
 from hglad.distillation import (
     DistillationSettings,
@@ -81,8 +82,10 @@ class ClassifierTask(Task):
 
     @property
     def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
-        return self.metric.training.epochs * len(known_real(self.data).train.images)
+        """Guess of the seconds on one core."""
+        real = known_real(self.data).train
+        passes = 3 * self.metric.training.epochs * len(real.images)
+        return passes * network_seconds(self.metric.network, real)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""
@@ -133,8 +136,9 @@ class ExpertTask(Task):
 
     @property
     def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
-        return 3 * self.experts.epochs * len(known_real(self.data).train.images)
+        """Guess of the seconds on one core."""
+        real = known_real(self.data).train
+        return 3 * self.experts.epochs * len(real.images) * network_seconds(self.network, real)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""
@@ -172,11 +176,12 @@ class DistillTask(Task):
 
     @property
     def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
-        s = self.settings
-        images = s.ipc * len(known_real(s.data).train.classes)
-        through_generator = 0 if s.kind == "pixels" else 40
-        return s.search.steps * (images * (3 + through_generator) + self.matching(images))
+        """Guess of the seconds on one core."""
+        s, real = self.settings, known_real(self.settings.data).train
+        images = s.ipc * len(real.classes)
+        through_generator = 0 if s.kind == "pixels" else images * generator_seconds(real)
+        through_network = (3 * images + self.matching(images)) * network_seconds(s.surrogate.network, real)
+        return s.search.steps * (through_generator + through_network)
 
     def matching(self, images: int) -> float:
         """Images through the surrogate per step: F forward, 2 F backward, 9 F for a second derivative."""
@@ -225,14 +230,15 @@ class MeasureTask(Task):
 
     @property
     def cost(self) -> float:
-        """Estimate, in images that pass through a small network."""
+        """Guess of the seconds on one core."""
         s, real = self.settings, known_real(self.settings.data).train
         images = s.ipc * len(real.classes)
         calls = {"accuracy": 300 * images, "loss": 4 * DistillTask(s).matching(images)}  # 100 epochs, 4 steps
         iterates = 1 + s.search.steps // s.search.select_every
         networks = (METRICS.default(name, "networks", 1) for name in self.names)
         passes = sum(networks) * len(real.images)
-        return passes + sum(iterates * calls.get(name, images) for name in self.names)
+        passes += sum(iterates * calls.get(name, images) for name in self.names)
+        return passes * network_seconds(s.metric.network, real)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""

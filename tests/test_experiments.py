@@ -16,6 +16,7 @@ from joblib.externals.loky import get_reusable_executor
 from hglad import evaluation as evaluation_module
 from hglad.ablations import RELEASED, audit
 from hglad.claims import CLAIMS
+from hglad.cost import network_seconds
 from hglad.data import DataSettings
 from hglad.distillation import data_hash, known_real, load_real
 from hglad.errors import HgladError
@@ -248,8 +249,10 @@ def test_costs_grow_with_the_work(profile):
     assert costs[2] < costs[0] < costs[1]
     task = evaluation(profile, "random")
     assert task.cost < replace(task, ipc=9).cost
-    tested = len(known_real(profile.data).test.images)
-    assert replace(task, repeats=3).cost == 3 * task.cost / task.repeats > 3 * tested
+    real = known_real(profile.data)
+    tested = len(real.test.images) * network_seconds(task.options, real.train)
+    assert replace(task, repeats=3).cost == pytest.approx(3 * task.cost / task.repeats) and task.cost > tested
+    assert replace(task, options=NETWORK | {"width": 256, "depth": 3}).cost > 2 * task.cost
     assert all(task.cost > 0 for task in plan(profile))
 
 

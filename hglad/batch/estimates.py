@@ -11,18 +11,6 @@ from hglad.results import Store
 from hglad.tasks import DistillTask, Task
 from hglad.trace import record_of
 
-# Seconds per unit of cost where a profile has no record of its own: on one core, measured on the digits.
-# Notebooks and the book count one unit each.
-USUAL = {
-    "prior": 1.0,
-    "classifier": 1.5e-4,
-    "experts": 1.5e-4,
-    "distil": 1.5e-4,
-    "measure": 1.0e-4,
-    "evaluate": 1.0e-4,
-    "notebook": 8.0,
-    "book": 15.0,
-}
 START = 4.0  # seconds until a process has imported what it computes with
 
 
@@ -37,10 +25,7 @@ def recorded_seconds(task, store: Store) -> float | None:
 
 
 def _kinds(task) -> list[str]:
-    """Names of the rates that hold for a task, the most fitting first.
-
-    An image costs a ResNet-18 ten times what it costs a ConvNet, and a step of one objective that of another.
-    """
+    """Names of the rates that hold for a task, the most fitting first."""
     rule = rule_of(task)
     if isinstance(task, EvaluateTask):
         return [f"{rule} {task.network}", rule]
@@ -52,7 +37,7 @@ def _kinds(task) -> list[str]:
 
 @dataclass
 class Estimates:
-    """Seconds of every task: its own record, else its cost at the rate of the records of its like.
+    """Seconds of every task: its own record, else the guess of its cost, by what its like took of theirs.
 
     Records are of the machines that made them: another one is faster or slower by its own factor.
     """
@@ -77,8 +62,9 @@ class Estimates:
 
     def seconds(self, task) -> float:
         """Estimate of one task on one core, or one GPU."""
-        rates = [self.rates[kind] for kind in _kinds(task) if kind in self.rates]
-        return self.exact.get(task.key, task.cost * [*rates, USUAL[rule_of(task)]][0])
+        if task.key in self.exact:
+            return self.exact[task.key]
+        return task.cost * next((self.rates[kind] for kind in _kinds(task) if kind in self.rates), 1.0)
 
     def recorded(self, task) -> bool:
         """Whether the estimate is a record of this very task, or of others of its rule."""

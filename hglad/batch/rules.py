@@ -58,7 +58,7 @@ class NotebookTask:
     config: str
     name: str
     out: str
-    cost = 1.0
+    cost = 8.0  # seconds
     phase = 3
 
     @cached_property
@@ -86,7 +86,7 @@ class BookTask:
     profile: str
     notebooks: str
     out: str
-    cost = 1.0
+    cost = 15.0  # seconds
     phase = 4
 
     @cached_property
