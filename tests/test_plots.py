@@ -183,11 +183,32 @@ def test_dots_are_seeds_and_not_repeats():
     assert [len(line.get_ydata()) for line in dots] == [3]
 
 
+def with_full_set(rows: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    return rows.assign(accuracy=rows["accuracy"].where(rows["method"] != "full", accuracy))
+
+
 def test_the_full_set_is_a_dashed_line_at_its_mean():
-    axes = plots.accuracy_by_ipc(make_rows()).axes[0]
+    axes = plots.accuracy_by_ipc(with_full_set(make_rows(), 75.5)).axes[0]
     (line,) = [line for line in axes.lines if line.get_label() == "full set"]
-    assert line.get_linestyle() == "--"
-    assert line.get_ydata()[0] == pytest.approx(95.5)
+    assert line.get_linestyle() == "--" and not axes.texts
+    assert line.get_ydata()[0] == pytest.approx(75.5)
+
+
+@pytest.mark.parametrize("figure", ["accuracy_by_ipc", "accuracy_by_method", "accuracy_by_network"])
+def test_a_full_set_far_above_the_others_is_a_number_and_leaves_them_the_axis(figure):
+    """The sets lie between 48 and 67 %."""
+    (near,) = getattr(plots, figure)(with_full_set(make_rows(ipcs=(1,)), 75.5)).axes
+    (far,) = getattr(plots, figure)(with_full_set(make_rows(ipcs=(1,)), 95.5)).axes
+    across_page = figure == "accuracy_by_method"
+    assert [text.get_text() for text in far.texts] == [f"full set: 95.5 {'→' if across_page else '↑'}"]
+    assert (far.get_xlim() if across_page else far.get_ylim())[1] < 75
+    assert not near.texts and "full set" not in far.get_legend_handles_labels()[1]
+    assert "full set" in near.get_legend_handles_labels()[1]
+
+
+def test_the_full_set_of_one_network_has_no_gap():
+    rows = make_rows(networks=("A", "B"), ipcs=(1,)).query("method != 'full' or network == 'A'")
+    assert tick_names(plots.network_gaps(rows, "A").axes[0]) == ["random real", "pixels", "GLaD", "H-GLaD"]
 
 
 def test_the_axis_ends_where_accuracy_does():
@@ -467,7 +488,7 @@ def test_the_worst_class_of_each_row_is_named_with_what_it_is_taken_for():
 
 
 def test_each_ipc_has_a_panel_with_seeds_means_and_the_full_set():
-    rows = make_rows(("random", "herding", "pixels"))
+    rows = with_full_set(make_rows(("random", "herding", "pixels")), 65.5)
     figure = plots.accuracy_by_method(rows)
     assert [axes.get_title() for axes in figure.axes] == ["1 image per class", "10 images per class"]
     for axes, ipc in zip(figure.axes, (1, 10), strict=True):
@@ -480,7 +501,7 @@ def test_each_ipc_has_a_panel_with_seeds_means_and_the_full_set():
             np.testing.assert_allclose(dots[y].get_xdata(), seeds)
             assert set(dots[y].get_ydata()) == {y} and dots[y].get_color() == plots.COLOURS[method]
         (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
-        assert line.get_xdata()[0] == pytest.approx(95.5)
+        assert line.get_xdata()[0] == pytest.approx(65.5)
 
 
 def test_a_method_has_a_row_for_each_objective_where_there_are_several():

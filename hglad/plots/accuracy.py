@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from hglad.labels import LABELS
 from hglad.plots.estimates import across, methods_beside, name_rows
+from hglad.plots.full_set import mark_full_set
 from hglad.plots.style import ACCURACY, COLOURS, STYLE, WIDTH, finish, limit_to_percent, objective_panels
 from hglad.statistics import seed_means
 
@@ -24,10 +25,7 @@ def accuracy_by_ipc(rows: pd.DataFrame) -> Figure:
     for axes, part in panels:
         methods_beside(axes, part, "ipc", ipcs)
         full = seed_means(part[part["method"] == "full"], ["method"])["accuracy"]
-        if len(full):
-            axes.axhline(
-                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
-            )
+        mark_full_set(axes, {None: full.mean()} if len(full) else {})
         axes.set_xticks(range(len(ipcs)), [f"{ipc:g}" for ipc in ipcs])
         axes.set(xlabel="images per class (ipc)", ylabel=ACCURACY, xlim=(-0.5, len(ipcs) - 0.5))
         limit_to_percent(axes)
@@ -46,10 +44,8 @@ def accuracy_by_network(rows: pd.DataFrame) -> Figure:
     figure, panels = objective_panels(rows, height=3.4 if one else 2.6, stacked=True)
     for axes, part in panels:
         methods_beside(axes, part, "network", networks)
-        for x, network in enumerate(networks):
-            full = part[(part["method"] == "full") & (part["network"] == network)]["accuracy"]
-            label = LABELS["full"] if x == 0 else None
-            axes.hlines(full.mean(), x - 0.4, x + 0.4, colors=COLOURS["full"], linestyles="--", label=label)
+        full = part[part["method"] == "full"].groupby("network")["accuracy"].mean()
+        mark_full_set(axes, {networks.index(network): mean for network, mean in full.items()})
         axes.set_xticks(range(len(networks)), networks)
         axes.set(ylabel=ACCURACY, xlim=(-0.5, len(networks) - 0.5))
         limit_to_percent(axes)
@@ -60,6 +56,8 @@ def accuracy_by_network(rows: pd.DataFrame) -> Figure:
 def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
     """Accuracy of each method on the main network and, joined by a line, its mean over the other networks.
 
+    The full set is left out where one network alone was trained on it.
+
     Args:
         rows: result rows of one ipc on several networks.
         main: label of the main network, which the sets were made with.
@@ -67,7 +65,8 @@ def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
     figure, panels = objective_panels(rows, height=2.9)
     place = {"main": ("D", main), "others": ("o", "mean of the other networks")}
     for axes, part in panels:
-        methods = [method for method in LABELS if method in set(part["method"])]
+        both = part[part["method"] != "full"] if _full_on_one_of_several(part) else part
+        methods = [method for method in LABELS if method in set(both["method"])]
         for y, method in enumerate(methods):
             own = part[part["method"] == method]
             sides = {"main": own[own["network"] == main], "others": own[own["network"] != main]}
@@ -79,6 +78,10 @@ def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
         name_rows(axes, [LABELS[method] for method in methods])
     panels[0][0].invert_yaxis()
     return finish(figure)
+
+
+def _full_on_one_of_several(rows: pd.DataFrame) -> bool:
+    return rows[rows["method"] == "full"]["network"].nunique() == 1 < rows["network"].nunique()
 
 
 @matplotlib.rc_context(STYLE)
@@ -95,10 +98,7 @@ def accuracy_by_method(rows: pd.DataFrame) -> Figure:
     for axes, ipc in zip(panels, ipcs, strict=True):
         for y, (method, part) in enumerate(lines.values()):
             _seeds_across(axes, y, part[part["ipc"] == ipc], COLOURS[method])
-        if len(full):
-            axes.axvline(
-                full.mean(), color=COLOURS["full"], linestyle="--", linewidth=1, label=LABELS["full"]
-            )
+        mark_full_set(axes, {None: full.mean()} if len(full) else {}, along="x")
         axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
         name_rows(axes, list(lines))
     panels[0].invert_yaxis()
