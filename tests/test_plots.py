@@ -206,6 +206,22 @@ def test_a_full_set_far_above_the_others_is_a_number_and_leaves_them_the_axis(fi
     assert "full set" in near.get_legend_handles_labels()[1]
 
 
+@pytest.mark.parametrize("figure", ["accuracy_by_ipc", "accuracy_by_network"])
+@pytest.mark.parametrize("full", [75.5, 95.5])
+def test_panels_of_one_scale_show_all_of_each_other(figure, full):
+    """The second objective has higher accuracies than the first, and the third lower ones."""
+    rows, shifts = make_rows(("random", "pixels", "single"), ipcs=(1,)), {"dm": 0, "dc": 7, "mtt": -7}
+    own = [rows.dropna(subset="objective").assign(objective=name) for name in shifts]
+    own = [part.assign(accuracy=part["accuracy"] + shifts[part["objective"].iloc[0]]) for part in own]
+    rows = with_full_set(pd.concat([rows[rows["objective"].isna()], *own]), full)
+    panels = getattr(plots, figure)(rows).axes
+    low, high = panels[0].get_ylim()
+    sets = rows[rows["method"] != "full"].groupby(["objective", "method", "seed"], dropna=False)
+    values = sets["accuracy"].mean()
+    assert len(panels) == 3 and low < values.min() and values.max() < high
+    assert [len(axes.texts) for axes in panels] == [int(full > 90)] * 3
+
+
 def test_the_full_set_of_one_network_has_no_gap():
     rows = make_rows(networks=("A", "B"), ipcs=(1,)).query("method != 'full' or network == 'A'")
     assert tick_names(plots.network_gaps(rows, "A").axes[0]) == ["random real", "pixels", "GLaD", "H-GLaD"]

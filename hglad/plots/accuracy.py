@@ -10,7 +10,6 @@ from hglad.labels import LABELS
 from hglad.plots.estimates import across, methods_beside, name_rows
 from hglad.plots.full_set import mark_full_set
 from hglad.plots.style import ACCURACY, COLOURS, STYLE, WIDTH, finish, limit_to_percent, objective_panels
-from hglad.statistics import seed_means
 
 
 @matplotlib.rc_context(STYLE)
@@ -24,11 +23,11 @@ def accuracy_by_ipc(rows: pd.DataFrame) -> Figure:
     figure, panels = objective_panels(rows, height=3.4)
     for axes, part in panels:
         methods_beside(axes, part, "ipc", ipcs)
-        full = seed_means(part[part["method"] == "full"], ["method"])["accuracy"]
-        mark_full_set(axes, {None: full.mean()} if len(full) else {})
         axes.set_xticks(range(len(ipcs)), [f"{ipc:g}" for ipc in ipcs])
         axes.set(xlabel="images per class (ipc)", ylabel=ACCURACY, xlim=(-0.5, len(ipcs) - 0.5))
-        limit_to_percent(axes)
+    full = rows[rows["method"] == "full"]["accuracy"]
+    mark_full_set([(axes, {None: full.mean()} if len(full) else {}) for axes, _ in panels])
+    limit_to_percent(panels[0][0])  # the panels share the axis
     return finish(figure)
 
 
@@ -44,11 +43,12 @@ def accuracy_by_network(rows: pd.DataFrame) -> Figure:
     figure, panels = objective_panels(rows, height=3.4 if one else 2.6, stacked=True)
     for axes, part in panels:
         methods_beside(axes, part, "network", networks)
-        full = part[part["method"] == "full"].groupby("network")["accuracy"].mean()
-        mark_full_set(axes, {networks.index(network): mean for network, mean in full.items()})
         axes.set_xticks(range(len(networks)), networks)
         axes.set(ylabel=ACCURACY, xlim=(-0.5, len(networks) - 0.5))
-        limit_to_percent(axes)
+    full = rows[rows["method"] == "full"].groupby("network")["accuracy"].mean()
+    means = {networks.index(network): mean for network, mean in full.items()}
+    mark_full_set([(axes, means) for axes, _ in panels])
+    limit_to_percent(panels[0][0])
     return finish(figure)
 
 
@@ -98,7 +98,7 @@ def accuracy_by_method(rows: pd.DataFrame) -> Figure:
     for axes, ipc in zip(panels, ipcs, strict=True):
         for y, (method, part) in enumerate(lines.values()):
             _seeds_across(axes, y, part[part["ipc"] == ipc], COLOURS[method])
-        mark_full_set(axes, {None: full.mean()} if len(full) else {}, along="x")
+        mark_full_set([(axes, {None: full.mean()} if len(full) else {})], along="x")
         axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
         name_rows(axes, list(lines))
     panels[0].invert_yaxis()

@@ -7,34 +7,41 @@ from hglad.plots.style import COLOURS
 
 LINE = {"colors": COLOURS["full"], "linestyles": "--", "linewidths": 1}
 TEXT = {"fontsize": "small", "color": COLOURS["full"], "va": "top"}
+Means = dict[float | None, float]
 
 
-def mark_full_set(axes: Axes, means: dict[float | None, float], along: str = "y") -> None:
+def mark_full_set(panels: list[tuple[Axes, Means]], along: str = "y") -> None:
     """Dashed lines at accuracies of the full set; numbers where lines would squeeze all else together.
 
     Args:
-        axes: with everything else drawn.
-        means: by the place of the group that it is beside, or under None for all of the axes; in percent.
+        panels: axes of one scale, with everything else drawn, and the accuracies in percent: by the place of
+            the group that each is beside, or under None for all of the axes.
         along: axis of the accuracies, "y" or "x".
     """
-    low, high = getattr(axes.dataLim, f"interval{along}")
-    if max(means.values(), default=0) > high + (high - low):
-        _as_text(axes, means, along, high + 0.2 * (high - low))
-        return
+    ends = [getattr(axes.dataLim, f"interval{along}") for axes, _ in panels]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    far = max((mean for _, means in panels for mean in means.values()), default=0) > high + (high - low)
+    for axes, means in panels:
+        if far:
+            _as_text(axes, means, along)
+        else:
+            _as_lines(axes, means, along)
+    if far and along == "y":
+        panels[0][0].set_ylim(top=high + 0.2 * (high - low))  # room above the marks
+
+
+def _as_lines(axes: Axes, means: Means, along: str) -> None:
     name = LABELS["full"]
     for place, mean in means.items():
-        if place is None and along == "x":
-            axes.axvline(mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=name)
-        elif place is None:
-            axes.axhline(mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=name)
+        if place is None:
+            draw = axes.axvline if along == "x" else axes.axhline
+            draw(mean, color=COLOURS["full"], linestyle="--", linewidth=1, label=name)
         else:
             axes.hlines(mean, place - 0.4, place + 0.4, **LINE, label=name)
         name = None  # once in the legend
 
 
-def _as_text(axes: Axes, means: dict[float | None, float], along: str, top: float) -> None:
-    if along == "y":
-        axes.set_ylim(top=top)  # room above the marks
+def _as_text(axes: Axes, means: Means, along: str) -> None:
     for place, mean in means.items():
         text = f"{LABELS['full']}: {mean:.1f} {'↑' if along == 'y' else '→'}"
         if place is None:
