@@ -174,6 +174,8 @@ def identity(settings: Any) -> Any:
     if dataclasses.is_dataclass(settings):
         used = [f for f in dataclasses.fields(settings) if not (is_later(f) and _is_default(settings, f))]
         return {f.name: identity(getattr(settings, f.name)) for f in used}
+    if isinstance(settings, tuple):
+        return tuple(map(identity, settings))
     return settings
 
 

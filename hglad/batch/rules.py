@@ -24,10 +24,13 @@ class PriorTask:
     @property
     def cost(self) -> float:
         """Estimate in seconds of one core, by the steps that were timed at 16, 32 and 64 px."""
+        from hglad.priors.stem import with_stem
         from hglad.priors.train import read_prior_settings
 
         settings = read_prior_settings(self.recipe)
         training, network = settings.training, settings.training.generator
+        if training.stem:
+            network = with_stem(training.stem, network)
         pixels = (settings.data.resolution or 32) ** 2
         faster = 0.5 if training.precision == "bfloat16" else 1.0
         if getattr(network, "lrelu_upsampling", 2) == 1:

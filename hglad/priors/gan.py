@@ -15,6 +15,7 @@ from hglad.errors import HgladError
 from hglad.networks import initialise
 from hglad.priors.discriminator import Discriminator, FeatureDiscriminator
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
+from hglad.priors.stem import put_on_stem
 from hglad.settings import later
 from hglad.storage import publish
 
@@ -59,6 +60,9 @@ class GANSettings:
     the pixels; 0 is without."""
     shared_images: bool = later(False)
     """The images of an update of the discriminator serve the generator's too: a forward pass less."""
+    stem: str | None = later(None)
+    """Generator in `data/priors`, or a file, whose layers stay as they are below a new head, which alone is
+    trained: StyleGAN-XL's way to higher resolutions. `generator` then has `heads` and nothing else."""
     precision: str = later("float32")
     """Format of convolutions and products: `float32`, or `bfloat16`, faster on processors and GPUs made for
     it; weights and losses stay in float32."""
@@ -77,6 +81,10 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 def generator_loss(kind: str, fake: Tensor) -> Tensor:
     """Loss of the generator from the discriminator's logits (n,) on its images."""
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 class GANTraining:
@@ -98,7 +106,10 @@ class GANTraining:
         device = data.images.device
         self.rng = torch.Generator(device).manual_seed(settings.seed)
         network = family(kind_of(settings.generator)).random(settings.generator, self.rng)
-        self.generator = network.set_precision(settings.precision).to(device).train()
+        network = network.set_precision(settings.precision).train()
+        if settings.stem:
+            put_on_stem(network, settings.stem)
+        self.generator = network.to(device)
         self.average = AveragedModel(
             self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
         )
@@ -111,8 +122,8 @@ class GANTraining:
             self.of_features = FeatureDiscriminator(classifier, classes, settings.width, self.rng)
         self.judges = nn.ModuleList(filter(None, (self.discriminator, self.of_features)))
         self.optimisers = [
-            torch.optim.Adam(network.parameters(), settings.lr, betas=(0.0, 0.99))
-            for network in (self.generator, self.judges)
+            torch.optim.Adam(parameters, settings.lr, betas=(0.0, 0.99))
+            for parameters in (_trained(self.generator), self.judges.parameters())
         ]
         self.augmentations = [Augmentation(name) for name in settings.augmentation.split("_") if name]
 

@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from hglad.data import DataSettings, RealData, load_data
+from hglad.errors import HgladError
 from hglad.out_of_memory import clear_stop
-from hglad.priors.files import save_prior
+from hglad.priors.files import prior_hash, save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.quality import QualitySettings, measure_quality, train_convnet
-from hglad.priors.registry import kind_of
+from hglad.priors.registry import GeneratorSettings, kind_of
+from hglad.priors.stem import with_stem
 from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.settings import fingerprint, identity, read_yaml, to_dict
@@ -81,12 +83,36 @@ def _card_key(training: GANSettings, real: RealData, version: Versions) -> str:
 
 
 def fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
-    """Settings of a generator that makes images of the size, channels and classes of `real`."""
+    """Settings of a generator that makes images of the size, channels and classes of `real`.
+
+    Raises:
+        HgladError: a stem with its heads makes other images, or the stem cannot have heads.
+    """
     channels, height, _ = real.image_shape
+    if settings.stem:
+        return replace(settings, generator=_checked(settings, real))
     network = replace(
         settings.generator, img_resolution=height, img_channels=channels, c_dim=len(real.classes)
     )
     return replace(settings, generator=network)
+
+
+def _checked(settings: GANSettings, real: RealData) -> GeneratorSettings:
+    """Settings of stem and heads, which follow from the stem and not from the data."""
+    network = with_stem(settings.stem, settings.generator)
+    found = (network.img_channels, network.resolution, network.resolution, network.c_dim)
+    expected = (*real.image_shape, len(real.classes))
+    if found != expected:
+        raise HgladError(
+            f"training.stem {settings.stem!r} with its heads makes {_what(found)}: expected "
+            f"{_what(expected)}, by another up_factor or another stem"
+        )
+    return network
+
+
+def _what(made: tuple[int, ...]) -> str:
+    channels, height, width, classes = made
+    return f"{channels} x {height} x {width} images of {classes} classes"
 
 
 def _described(settings: GANSettings) -> dict:
@@ -98,7 +124,8 @@ def _described(settings: GANSettings) -> dict:
 def _identified(settings: GANSettings) -> dict:
     """What a training is known by: as `_described`, without later fields at their defaults."""
     network = {"kind": kind_of(settings.generator)} | identity(settings.generator)
-    return identity(settings) | {"generator": network}
+    stem = {"stem": prior_hash(settings.stem)} if settings.stem else {}
+    return identity(settings) | {"generator": network} | stem
 
 
 def _guide(settings: GANSettings, real: RealData):
