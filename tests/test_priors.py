@@ -8,6 +8,8 @@ from importlib import import_module
 import pytest
 import torch
 
+from hglad import training as training_module
+from hglad import training_state
 from hglad.data import DataSettings
 from hglad.errors import HgladError
 from hglad.networks import create_network
@@ -472,6 +474,26 @@ def test_the_state_of_another_training_is_left_alone(settings, trained, tmp_path
 
 def interrupted(*arguments):
     raise KeyboardInterrupt
+
+
+def test_the_classifiers_of_a_stopped_training_are_not_trained_again(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0.0)
+    guided = replace(settings.training, steps=2, feature_weight=1.0, classifier_epochs=2, classifier_width=4)
+    guided = replace(settings, training=guided)
+    whole = train_prior(guided, tmp_path / "whole")
+    for stop in ("_train", "measure_quality", "save_prior"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train, stop, interrupted)
+            train_prior(guided, tmp_path / "tiny")
+    kept = {path.name for path in (tmp_path / "tiny.parts").rglob("*") if path.is_file()}
+    assert kept == {"guide", "judge", "student"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training_module, "train_epoch", interrupted)
+        card = train_prior(guided, tmp_path / "tiny")
+    assert card["quality"] == whole["quality"]
+    found, expected = (read_tensors(tmp_path / f"{name}.safetensors") for name in ("tiny", "whole"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not list(tmp_path.glob("*.parts"))
 
 
 def test_samples_are_balanced_clamped_and_follow_from_the_seed(tiny_prior):

@@ -6,7 +6,8 @@ from hglad.labels import LABELS
 from hglad.plots.style import COLOURS
 
 LINE = {"colors": COLOURS["full"], "linestyles": "--", "linewidths": 1}
-TEXT = {"fontsize": "small", "color": COLOURS["full"], "va": "top"}
+NO_GRID = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+TEXT = {"fontsize": "small", "color": COLOURS["full"], "va": "top", "bbox": NO_GRID}
 Means = dict[float | None, float]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from hglad.errors import HgladError
 from hglad.networks import create_network
 from hglad.networks.registry import Classifier
 from hglad.priors.registry import Generator
+from hglad.progress import progress_bar
 from hglad.settings import later, to_dict
 from hglad.training import TrainingSettings, accuracy, train_classifier
 
@@ -54,8 +56,16 @@ def draw_samples(
     return torch.cat(images).clamp(0, 1), labels
 
 
-def measure_quality(generator: Generator, dataset: DataSet, settings: QualitySettings) -> dict:
+def measure_quality(
+    generator: Generator, dataset: DataSet, settings: QualitySettings, states: Path | None = None
+) -> dict:
     """Judge samples: do they show their class, teach what real images teach, lie near real images?
+
+    Args:
+        generator: what is judged.
+        dataset: real images.
+        settings: how it is judged.
+        states: folder that keeps the classifiers' trainings, so that a stopped judgement goes on.
 
     Returns:
         Percentages: `intended_class` by a ConvNet trained on the real training images, `real_test_accuracy`
@@ -66,8 +76,8 @@ def measure_quality(generator: Generator, dataset: DataSet, settings: QualitySet
     """
     images, labels = draw_samples(generator, settings.samples, settings.seed)
     real, test = dataset.train, dataset.test
-    judge = train_convnet(real, real.images, real.labels, settings)
-    student = train_convnet(real, images, labels, settings)
+    judge = train_convnet(real, real.images, real.labels, settings, states and states / "judge")
+    student = train_convnet(real, images, labels, settings, states and states / "student")
     with torch.no_grad():
         predicted = judge(real.normalize(images)).argmax(dim=1)
     held_out = _embedding(judge, real, test.images)
@@ -108,8 +118,13 @@ def _embedding(judge: Classifier, real: RealData, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def train_convnet(real: RealData, images: Tensor, labels: Tensor, settings: QualitySettings) -> Classifier:
-    """A ConvNet of depth 3 trained on images that are normalised as `real`, in eval mode."""
+def train_convnet(
+    real: RealData, images: Tensor, labels: Tensor, settings: QualitySettings, state: Path | None = None
+) -> Classifier:
+    """A ConvNet of depth 3 trained on images that are normalised as `real`, in eval mode.
+
+    `state` keeps the training every minute; the caller deletes it.
+    """
     rng = torch.Generator().manual_seed(settings.seed)
     network = create_network(
         "convnet", real.image_shape, len(real.classes), rng, depth=3, width=settings.width
@@ -122,4 +137,12 @@ def train_convnet(real: RealData, images: Tensor, labels: Tensor, settings: Qual
         ema_decay=None,
         precision=settings.precision,
     )
-    return train_classifier(network.to(real.images.device), images, labels, real.normalize, protocol, rng)
+    network = network.to(real.images.device)
+    with progress_bar(settings.epochs, state.name if state else "classifier", "epoch") as bar:
+
+        def show(epoch: int, _: float) -> None:
+            bar.update(epoch - bar.n)
+
+        return train_classifier(
+            network, images, labels, real.normalize, protocol, rng, progress=show, state=state
+        )

@@ -1,11 +1,13 @@
 """Train a prior from a YAML file, resumable, and measure how good its samples are."""
 
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from hglad.data import DataSettings, RealData, load_data
 from hglad.errors import HgladError
+from hglad.networks.registry import Classifier
 from hglad.out_of_memory import clear_stop
 from hglad.priors.files import prior_hash, save_prior
 from hglad.priors.gan import VERSION, GANSettings, GANTraining
@@ -53,9 +55,10 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     dataset = load_data(settings.data.name, settings.data.root, settings.data.resolution, device=device)
     training = fit_to_data(settings.training, dataset.train)
     watch = Stopwatch(device)
-    run = GANTraining(dataset.train, training, _guide(training, dataset.train))
     unlimited = _identified(replace(training, steps=0))  # steps can be raised later
     key = fingerprint(unlimited, dataset.train.content_hash, VERSION)
+    parts = out.with_suffix(".parts")
+    run = GANTraining(dataset.train, training, _guide(training, dataset.train, parts / key))
     seconds = _train(run, out.with_suffix(".state"), key)
     generator = run.finished()
     provenance = watch.provenance() | {"seconds": round(seconds, 1)}
@@ -68,11 +71,14 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
         },
         "training": _described(training),
         "version": VERSION,
-        "quality": measure_quality(generator, dataset, settings.quality),
+        "quality": measure_quality(
+            generator, dataset, settings.quality, parts / fingerprint(key, training.steps, settings.quality)
+        ),
         "provenance": provenance,
     }
     save_prior(out, generator, card)
     out.with_suffix(".state").unlink(missing_ok=True)
+    shutil.rmtree(parts, ignore_errors=True)
     return card
 
 
@@ -128,8 +134,11 @@ def _identified(settings: GANSettings) -> dict:
     return identity(settings) | {"generator": network} | stem
 
 
-def _guide(settings: GANSettings, real: RealData):
-    """Classifier of guidance and features, trained on the training images; none where neither counts."""
+def _guide(settings: GANSettings, real: RealData, states: Path) -> Classifier | None:
+    """Classifier of guidance and features, trained on the training images; none where neither counts.
+
+    `states` is the folder that keeps its training.
+    """
     if not settings.classifier_weight and not settings.feature_weight:
         return None
     own = QualitySettings(
@@ -138,7 +147,7 @@ def _guide(settings: GANSettings, real: RealData):
         seed=settings.seed,
         precision=settings.precision,
     )
-    return train_convnet(real, real.images, real.labels, own).requires_grad_(False)
+    return train_convnet(real, real.images, real.labels, own, states / "guide").requires_grad_(False)
 
 
 def _train(run: GANTraining, state: Path, key: str) -> float:
