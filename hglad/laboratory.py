@@ -179,14 +179,23 @@ class Laboratory:
 
     @property
     def sweep_rows(self) -> pd.DataFrame:
-        """Rows of the layer sweep; `layer` is a split point, also for the pixels."""
+        """Rows of the layer sweep; `layer` is a split point, also for the pixels.
+
+        Without a sweep (`sweep_seeds: 0`) those of the layer that GLaD has, and of the pixels, at all seeds.
+        """
         profile, rows = self.profile, self.rows
-        seeds = profile.sets["seeds"][: profile.studies.sweep_seeds]
+        seeds = profile.sets["seeds"][: profile.studies.sweep_seeds or None]
         swept = rows["method"].isin(["single", "pixels"]) & rows["seed"].isin(seeds)
         swept &= (rows["ipc"] == profile.sets["ipc"][0]) & (
             rows["objective"] == profile.sets["objectives"][0]
         )
         return rows[swept].fillna({"layer": layer_count(profile) - 1})
+
+    @property
+    def swept_layers(self) -> list[int]:
+        """Split points with a search of their own, from coarse to fine, without the pixels."""
+        rows = self.sweep_rows
+        return sorted(rows.loc[rows["method"] == "single", "layer"].astype(int).unique().tolist())
 
     def sweeps(self) -> dict[str, tuple[pd.DataFrame, tuple[str, ...]]]:
         """Layer sweeps by generator, the profile's first: rows as `sweep_rows`, and names of the layers."""

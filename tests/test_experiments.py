@@ -315,6 +315,16 @@ def test_the_sweep_covers_every_layer_but_the_pixels(profile, undisturbed):
     rows = EXPERIMENTS["glad_baseline"](profile).rows(undisturbed)
     single = rows[(rows["method"] == "single") & (rows["ipc"] == 1) & (rows["seed"] == 0)]
     assert sorted(single["layer"].unique()) == [0, 1, 2, 3] and "hierarchical" not in set(rows["method"])
+    laboratory = Laboratory(profile, undisturbed, EXPERIMENTS["glad_baseline"](profile))
+    assert laboratory.swept_layers == [0, 1, 2, 3]
+
+
+def test_without_a_sweep_glads_own_layer_is_shown(profile, undisturbed):
+    without = replace(profile, studies=replace(profile.studies, sweep_seeds=0))
+    laboratory = Laboratory(without, undisturbed, EXPERIMENTS["glad_baseline"](without))
+    assert laboratory.swept_layers == [laboratory.glad_layer()]
+    assert set(laboratory.sweep_rows["layer"]) == {laboratory.glad_layer(), 4}
+    assert set(laboratory.sweep_rows["seed"]) == set(profile.sets["seeds"])
 
 
 def test_every_layer_of_a_further_generator_is_swept(profile, undisturbed, family):

@@ -46,7 +46,7 @@ def _sweep(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     means = []
     for layer in range(len(names)):
         method = "pixels" if layer == len(names) - 1 else "single"
-        label = LABELS[method] if layer in (0, len(names) - 1) else None
+        label = LABELS[method] if layer in (rows["layer"].min(), len(names) - 1) else None
         part = rows[rows["layer"] == layer]
         means.append(estimate(axes, layer, part, COLOURS[method], label, spread=0.15))
     axes.plot(range(len(names)), means, color="#999999", linewidth=1, zorder=1)
