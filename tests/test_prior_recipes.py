@@ -60,7 +60,9 @@ def test_what_can_be_done_is_said(project):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_make_generators_small_enough_to_be_committed(path):
     from hglad.priors.registry import family, kind_of
+    from hglad.priors.stem import with_stem
 
-    settings = read_prior_settings(path).training.generator
+    training = read_prior_settings(path).training
+    settings = with_stem(training.stem, training.generator) if training.stem else training.generator
     made = family(kind_of(settings))(settings)
     assert sum(x.numel() * x.element_size() for x in made.state_dict().values()) < 12e6
