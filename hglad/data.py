@@ -440,7 +440,8 @@ def _folder(request: Request) -> DataSet:
     if test is None:
         raise HgladError(f"no folder test/ or val/ in {root}; put test images there, one folder per class")
     splits = folder_files(train), folder_files(test)
-    return _from_files(replace(request, name=Path(os.path.abspath(root)).name), *splits, list(splits[0]))
+    named = replace(request, name=Path(os.path.abspath(root)).name)
+    return _from_files(named, *splits, readable_names(root, list(splits[0])))
 
 
 def _root(request: Request, expected: str) -> Path:

@@ -20,6 +20,18 @@ DECODER_VERSION = 1  # raised when `decode` gives other pixels: part of the cont
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 GREY_MODES = frozenset(("1", "L", "LA"))
 COLOUR_MODES = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
+IMAGENETTE_NAMES = {  # ImageNette comes as folders of WordNet ids, without a list of names
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
 
 
 def class_folders(split: Path) -> tuple[str, ...]:
@@ -53,8 +65,9 @@ def annotated_files(folder: Path, classes: Sequence[str]) -> dict[str, list[Path
 
 
 def readable_names(root: Path, ids: Sequence[str]) -> list[str]:
-    """Class names out of `words.txt` or `LOC_synset_mapping.txt`; an id without a name of its own stays."""
-    listed = {}
+    """Class names out of `words.txt` or `LOC_synset_mapping.txt`, for ImageNette known without them; an id
+    without a name of its own stays."""
+    listed = dict(IMAGENETTE_NAMES)
     for file in filter(Path.is_file, (root / "words.txt", root / "LOC_synset_mapping.txt")):
         pairs = (line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines())
         listed |= {pair[0]: pair[1].split(",")[0].strip() for pair in pairs if len(pair) == 2}

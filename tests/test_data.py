@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import Imagenette
 
 import hglad.image_files as image_files
 from hglad.data import (
@@ -22,6 +23,7 @@ from hglad.data import (
     load_data,
 )
 from hglad.errors import HgladError
+from hglad.image_files import IMAGENETTE_NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -400,6 +402,22 @@ def test_an_image_folder_by_path_and_by_root(test, tmp_path):
     expected = colours(8, 8, seed=100 + 30 + 2).transpose(2, 0, 1)
     assert np.array_equal(by_path.train.images[-1].numpy(), expected)
     assert torch.equal(by_path.test.mean, channel_statistics(by_path.train.images)[0])
+
+
+def test_an_image_folder_of_wordnet_ids_has_names(tmp_path):
+    ids = ("n01440764", "n03888257", "n09999999")
+    root = image_folder(tmp_path / "some", ids)
+    data = load_data(str(root), resolution=8)
+    assert data.train.classes == data.test.classes == ("tench", "parachute", "n09999999")
+    (root / "words.txt").write_text("n01440764\tfish\nn09999999\tbluebottle, fly\n")
+    named = load_data(str(root), resolution=8)
+    assert named.train.classes == ("fish", "parachute", "bluebottle")
+    assert named.train.content_hash == data.train.content_hash  # results stay those of the images
+
+
+def test_the_names_of_imagenette_are_torchvisions():
+    known = {wnid: names[0] for wnid, names in Imagenette._WNID_TO_CLASS.items()}
+    assert known == IMAGENETTE_NAMES
 
 
 def test_the_content_hash_follows_files_and_resolution_but_not_the_place(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -578,6 +579,18 @@ def test_labels_of_many_rows_of_images_lie_inside_the_figure():
     canvas.draw()
     left = [axes.yaxis.label.get_window_extent(canvas.get_renderer()).x0 for axes in figure.axes]
     assert min(left) > 0.02 * figure.bbox.width
+
+
+@pytest.mark.parametrize("names", [["cassette player", "parachute"] * 5, [f"n0{i}440764" for i in range(10)]])
+def test_names_of_classes_above_rows_of_images_do_not_meet(names):
+    figure = plots.image_rows({"pixels": make_images(10), "GLaD, all layers": make_images(10)}, names)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    places = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+    gap = min(b.x0 - a.x1 for a, b in pairwise(places))
+    assert gap > 0.25 * labels[0].get_fontsize() / 72 * figure.dpi  # that of a space
+    assert " ".join(labels[0].get_text().split()) == names[0]
 
 
 def test_shapes_are_explained_where_there_are_several():

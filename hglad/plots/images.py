@@ -35,8 +35,10 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
         axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center")
         axes.set_anchor("E")  # what is left over belongs to the labels
     width = images.shape[-1] + 1
-    panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], classes)
-    fitting = min(9.0, 110 * cell / max(len(str(name)) for name in classes))  # points; long names do not meet
+    names = [fill(str(name), 10, break_long_words=False) for name in classes]
+    panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], names)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    fitting = min(9.0, 100 * cell / longest)  # points; long names do not meet
     panels[0].tick_params(
         top=True, labeltop=True, bottom=False, labelbottom=False, length=0, labelsize=fitting
     )
