@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields
 
+from hglad.ablations import PAPER, parts
 from hglad.distillation import WITHOUT_GENERATOR, DistillationSettings
 from hglad.errors import HgladError
 from hglad.experiments import EXPERIMENTS, experiments_of
@@ -106,6 +107,7 @@ def _check_studies(profile: Profile) -> None:
     """Studies that were asked for and would not take place, or with fewer seeds; defaults ask for nothing."""
     studies, seeds = profile.studies, len(profile.sets["seeds"])
     check_names("studies.experiments", studies.experiments, EXPERIMENTS)
+    check_names("studies.parts", studies.parts, [v.name for v in parts(2) if v.name != PAPER])
     for name in studies.experiments:
         if name not in experiments_of(profile):
             raise HgladError(f"studies.experiments has '{name}', which needs {NEEDS[name]}")
@@ -118,7 +120,7 @@ def _check_studies(profile: Profile) -> None:
                 f"studies.{key} is {number}, but sets.seeds has {seeds}: expected at most {seeds}"
             )
     lacking = _lacking(profile)
-    for key in [*asked, *(key for key in ("families", "augmentations") if getattr(studies, key))]:
+    for key in [*asked, *(key for key in ("families", "augmentations", "parts") if getattr(studies, key))]:
         if key in lacking:
             raise HgladError(
                 f"studies.{key} is {getattr(studies, key)!r}, but {lacking[key]}: it has no effect"
@@ -136,8 +138,8 @@ def _lacking(profile: Profile) -> dict[str, str]:
         lacking["augmentations"] = "studies.baselines is empty"
     if not (studies.ablation_seeds and studies.part_seeds):
         both = "the metric ablation takes studies.ablation_seeds and studies.part_seeds, and one is 0"
-        lacking |= dict.fromkeys(("ablation_seeds", "part_seeds"), both)
+        lacking |= dict.fromkeys(("ablation_seeds", "part_seeds", "parts"), both)
     if "hierarchical" not in profile.sets["searches"]:
-        hierarchical = ("ablation_seeds", "part_seeds", "audit_seeds", "cross_seeds")
+        hierarchical = ("ablation_seeds", "part_seeds", "parts", "audit_seeds", "cross_seeds")
         lacking |= dict.fromkeys(hierarchical, "sets.searches has no 'hierarchical'")
     return lacking

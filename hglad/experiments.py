@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pandas as pd
 
@@ -214,8 +214,14 @@ def metric_ablation(profile: Profile) -> Experiment:
         for seed in profile.sets["seeds"][: profile.studies.ablation_seeds]
     ]
     measures = [MeasureTask(task.distilled) for task in tasks]
-    without = _variants(profile, ablations.parts, profile.studies.part_seeds)
+    without = _variants(profile, partial(_parts, profile), profile.studies.part_seeds)
     return Experiment(profile, tasks, measures, variants=without)
+
+
+def _parts(profile: Profile, split_points: int, ipc: int) -> list[Variant]:
+    """The paper's search and those without a part that the profile asks for."""
+    asked, variants = profile.studies.parts, ablations.parts(split_points, ipc)
+    return [v for v in variants if not asked or v.name in (ablations.PAPER, *asked)]
 
 
 def paper_vs_code(profile: Profile) -> Experiment:

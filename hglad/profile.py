@@ -146,6 +146,8 @@ class Studies:
     """Networks trained per set in these studies and for each other architecture; 0: `evaluation.repeats`."""
     part_seeds: int = 0
     """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
+    parts: tuple[str, ...] = later(())
+    """Which searches without a part stand beside the paper's, by their names in the table; empty: all."""
     audit_seeds: int = 0
     """Distillation seeds of the paper's search with each behaviour of the released code; 0 leaves it out."""
     baselines: tuple[str, ...] = ()
@@ -159,7 +161,7 @@ class Studies:
         check_names("studies.baselines", self.baselines, BASELINES)
         for text in self.augmentations:
             check_augmentation("studies.augmentations", text)
-        for key in ("experiments", "families", "baselines", "augmentations", "objectives"):
+        for key in ("experiments", "families", "baselines", "augmentations", "objectives", "parts"):
             check_once(f"studies.{key}", getattr(self, key))
         check_counts("studies", self, {}, 0)
 

@@ -64,6 +64,11 @@ CASES = [
     ({"studies.cross_seeds": 9}, "studies.cross_seeds is 9, but sets.seeds has 2: expected at most 2"),
     ({"studies.sweep_seeds": 4}, "studies.sweep_seeds is 4, but sets.seeds has 2"),
     ({"studies.part_seeds": 0}, "ablation_seeds is 1, but the metric ablation takes studies."),
+    (
+        {"studies.parts": ["no pixel stage"], "studies.ablation_seeds": 0, "studies.part_seeds": 0},
+        "studies.parts is ('no pixel stage',), but the metric ablation takes studies.ablation_seeds and",
+    ),
+    ({"studies.parts": ["no pixels"]}, "studies.parts has 'no pixels': did you mean 'no pixel stage'?"),
     ({"sets.searches": ["pixels", "single"]}, "sets.searches has no 'hierarchical'"),
     (PIXELS | {"studies": NOTHING | {"sweep_seeds": 1}}, "studies.sweep_seeds is 1, but there is no prior"),
     (

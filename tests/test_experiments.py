@@ -380,6 +380,13 @@ def test_studies_take_fewer_networks_and_objectives_and_no_full_set(profile):
         replace(profile, studies=replace(few, objectives=("dc",)))
 
 
+def test_a_study_of_some_parts_keeps_the_whole_search_to_compare_with(profile):
+    few = replace(profile, studies=replace(profile.studies, parts=("no pixel stage",)))
+    some, every = (EXPERIMENTS["metric_ablation"](p).variants for p in (few, profile))
+    assert {task.variant for task in some} == {"all parts", "no pixel stage"}
+    assert {task.key for task in some} < {task.key for task in every}  # the same runs, not others
+
+
 def test_claims_look_back_on_the_experiments_of_the_profile(profile, undisturbed):
     experiment = EXPERIMENTS["claims"](profile)
     assert {"hierarchical_search", "cross_architecture", "metric_ablation"} <= set(experiment.parts)
