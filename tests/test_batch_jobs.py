@@ -113,7 +113,10 @@ def test_estimates_take_the_rate_of_the_same_architecture_and_of_the_same_search
     assert len({network for network in known if isinstance(network, str)}) > 2
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-search", "cifar10", "cifar10-matching", "cifar10-random"])
+COMMITTED = sorted(folder.name for folder in (PROJECT / "data" / "results").iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("name", COMMITTED)
 def test_guesses_are_near_what_the_committed_results_took(name):
     """On processors. Without the sizes of network and images they would be a hundred times apart."""
     store, ratios = Store(PROJECT / "data" / "results" / name), {}
