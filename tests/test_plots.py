@@ -447,6 +447,25 @@ def test_each_cell_names_its_stage_in_the_stage_s_colour():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
 
 
+LONG_NAMES = [["cassette player", "parachute"] * 5, [f"n0{i}440764" for i in range(10)]]
+
+
+@pytest.mark.parametrize("names", LONG_NAMES)
+@pytest.mark.parametrize("kind", ["images", "stages"])
+def test_names_of_classes_over_their_columns_do_not_meet(kind, names):
+    if kind == "images":
+        figure = plots.image_rows({"pixels": make_images(10), "GLaD, all layers": make_images(10)}, names)
+    else:
+        figure = plots.winning_stages(pd.DataFrame([[0] * 10], index=["seed 0"], columns=names), STAGES)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = figure.axes[0].get_xticklabels()
+    places = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+    gap = min(b.x0 - a.x1 for a, b in pairwise(places))
+    assert gap > 0.25 * labels[0].get_fontsize() / 72 * figure.dpi  # that of a space
+    assert [" ".join(label.get_text().split()) for label in labels] == names
+
+
 def expected_interval(rows: pd.DataFrame) -> list[float]:
     """Mean over seeds of the mean over networks, and its interval."""
     sets = rows.groupby("seed")["accuracy"].mean()
@@ -579,18 +598,6 @@ def test_labels_of_many_rows_of_images_lie_inside_the_figure():
     canvas.draw()
     left = [axes.yaxis.label.get_window_extent(canvas.get_renderer()).x0 for axes in figure.axes]
     assert min(left) > 0.02 * figure.bbox.width
-
-
-@pytest.mark.parametrize("names", [["cassette player", "parachute"] * 5, [f"n0{i}440764" for i in range(10)]])
-def test_names_of_classes_above_rows_of_images_do_not_meet(names):
-    figure = plots.image_rows({"pixels": make_images(10), "GLaD, all layers": make_images(10)}, names)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    labels = figure.axes[0].get_xticklabels()
-    places = [label.get_window_extent(canvas.get_renderer()) for label in labels]
-    gap = min(b.x0 - a.x1 for a, b in pairwise(places))
-    assert gap > 0.25 * labels[0].get_fontsize() / 72 * figure.dpi  # that of a space
-    assert " ".join(labels[0].get_text().split()) == names[0]
 
 
 def test_shapes_are_explained_where_there_are_several():

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 from hglad.errors import HgladError
-from hglad.plots.style import LABEL_WIDTH, STYLE, WIDTH
+from hglad.plots.style import LABEL_WIDTH, STYLE, WIDTH, column_names
 
 OPACITY = 0.8  # of an activation map where it is 1
 DIMMED = 0.6  # brightness of the image below it, so that the map stands out on white too
@@ -35,10 +35,8 @@ def image_rows(rows: dict[str, Tensor], classes: Sequence[str]) -> Figure:
         axes.set_ylabel("\n".join(lines), rotation=0, ha="right", va="center")
         axes.set_anchor("E")  # what is left over belongs to the labels
     width = images.shape[-1] + 1
-    names = [fill(str(name), 10, break_long_words=False) for name in classes]
+    names, fitting = column_names(classes, cell)
     panels[0].set_xticks([(index + 0.5) * width for index in range(len(classes))], names)
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    fitting = min(9.0, 100 * cell / longest)  # points; long names do not meet
     panels[0].tick_params(
         top=True, labeltop=True, bottom=False, labelbottom=False, length=0, labelsize=fitting
     )

@@ -10,7 +10,16 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from hglad.plots.estimates import estimate
-from hglad.plots.style import ACCURACY, COLOURS, LABEL_WIDTH, STYLE, WIDTH, finish, limit_to_percent
+from hglad.plots.style import (
+    ACCURACY,
+    COLOURS,
+    LABEL_WIDTH,
+    STYLE,
+    WIDTH,
+    column_names,
+    finish,
+    limit_to_percent,
+)
 from hglad.stages import Stage
 
 
@@ -91,5 +100,7 @@ def winning_stages(table: pd.DataFrame, stages: Sequence[Stage]) -> Figure:
         linewidths=1,
     )
     axes.set(xlabel=table.columns.name or "class", ylabel=table.index.name or "run")
+    names, size = column_names(table.columns, cell)
+    axes.set_xticks(axes.get_xticks(), names, fontsize=size)
     axes.tick_params(length=0, labelrotation=0)
     return figure

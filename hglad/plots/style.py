@@ -1,5 +1,8 @@
 """Colours, sizes, panels and legends that the figures share."""
 
+from collections.abc import Sequence
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -36,6 +39,13 @@ STYLE = {
     "grid.color": "#e3e3e3",
     "legend.frameon": False,
 }
+
+
+def column_names(names: Sequence[object], column: float) -> tuple[list[str], float]:
+    """Names on lines of few letters, and the points at which they do not meet on columns of these inches."""
+    lines = [fill(str(name), 10, break_long_words=False) for name in names]
+    longest = max(len(line) for name in lines for line in name.split("\n"))
+    return lines, min(9.0, 100 * column / longest)
 
 
 def objective_panels(
