@@ -1,2 +1,2 @@
 # The workflow is a part of the library: hglad run CONFIG writes its plan and starts it.
-include: "hglad/batch/Snakefile"
+include: "hglad/experiments/Snakefile"

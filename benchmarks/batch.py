@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from hglad.batch.folder import Machine, RunFolder
-from hglad.batch.jobs import Job
-from hglad.batch.process import snakemake
+from hglad.experiments.batch_folder import Machine, RunFolder
+from hglad.experiments.jobs import Job
+from hglad.experiments.snakemake import snakemake
 from hglad.provenance import Stopwatch
 from hglad.storage import write_json
 

@@ -1,7 +1,7 @@
 """Suite `evaluation`: five networks trained on a small set, as GLaD's protocol asks for every score.
 
-Fast: `hglad.evaluation`, in a process that keeps freed memory, as the `hglad` commands do; its memory is not
-measured. Straightforward: one network after the other, a DataLoader per epoch, augmentation per batch, an
+Fast: `hglad.evaluation.score`, in a process that keeps freed memory, as the `hglad` commands do; its memory
+is not measured. Straightforward: one network after the other, a DataLoader per epoch, augmentation per batch, an
 averaged model of `torch.optim.swa_utils`, PyTorch's own layers. Both return the mean accuracy on the test
 images; the draws differ, so these agree up to chance. Images are the handwritten digits, enlarged, in colour.
 
@@ -20,15 +20,15 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hglad.augment import Augmentation
-from hglad.baselines import random_real
 from hglad.bench import Case, Step, seeded
-from hglad.data import DataSet, load_data
-from hglad.evaluation import evaluate
+from hglad.data.augmentation import Augmentation
+from hglad.data.datasets import DataSet, load_data
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.score import evaluate
+from hglad.evaluation.training import SCHEDULES, TrainingSettings, accuracy, confusion_matrix
 from hglad.memory import keep_freed_memory
 from hglad.networks import create_network
 from hglad.networks.pooling import AveragePool
-from hglad.training import SCHEDULES, TrainingSettings, accuracy, confusion_matrix
 
 
 @dataclass(frozen=True)

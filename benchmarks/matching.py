@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hglad.augment import DSA, Augmentation, Transform
 from hglad.bench import Case, Step, seeded
-from hglad.data import RealData, draw
-from hglad.experts import Experts, expert_file, write_expert
+from hglad.data.augmentation import DSA, Augmentation, Transform
+from hglad.data.datasets import RealData, draw
 from hglad.networks import Classifier, create_network, initialise
 from hglad.objectives import create_objective
+from hglad.objectives.experts import Experts, expert_file, write_expert
 
 STUDENT_LR = 0.01
 EXPERT_EPOCHS, MAX_START_EPOCH = 3, 5

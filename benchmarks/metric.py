@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hglad.bench import Case, Step
-from hglad.data import RealData, load_data
+from hglad.data.datasets import RealData, load_data
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.networks import create_network
 from hglad.networks.registry import Classifier

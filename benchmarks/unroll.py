@@ -11,10 +11,10 @@ import tempfile
 
 import torch
 
-from hglad.data import load_data
-from hglad.experts import Experts, ExpertSettings, train_expert
+from hglad.data.datasets import load_data
 from hglad.networks import create_network
 from hglad.objectives import create_objective
+from hglad.objectives.experts import Experts, ExpertSettings, train_expert
 from hglad.provenance import device_name
 
 NETWORK = {"name": "convnet", "depth": 3, "width": 32}

@@ -6,16 +6,16 @@ from importlib.metadata import version
 __version__ = version("hglad")
 
 _EXPORTS = {
-    "DistillationSettings": "hglad.distillation",
-    "DistilledSet": "hglad.distilled",
+    "DistillationSettings": "hglad.search.distillation",
+    "DistilledSet": "hglad.evaluation.distilled",
     "HgladError": "hglad.errors",
     "create_network": "hglad.networks",
-    "distill": "hglad.distillation",
-    "evaluate": "hglad.evaluation",
-    "load_data": "hglad.data",
+    "distill": "hglad.search.distillation",
+    "evaluate": "hglad.evaluation.score",
+    "load_data": "hglad.data.datasets",
     "load_prior": "hglad.priors",
-    "read_profile": "hglad.profile_file",
-    "read_set": "hglad.set_files",
+    "read_profile": "hglad.experiments.profile_file",
+    "read_set": "hglad.evaluation.set_files",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 

@@ -73,7 +73,7 @@ def states_of(search, start=None) -> Iterator:
     """The states of `search.run(start)`; where memory runs out it goes on from the last with less at a time.
 
     Args:
-        search: `hglad.search.Search`.
+        search: `hglad.search.loop.Search`.
         start: state to go on from.
 
     Raises:

@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from hglad.data import DataSet, RealData, load_data
-from hglad.distillation import DistillationSettings
-from hglad.evaluation_task import EvaluateTask
-from hglad.experiments import plan
+from hglad.data.datasets import DataSet, RealData, load_data
+from hglad.experiments.definitions import plan
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_file import profile_from
+from hglad.experiments.runner import required, run_all
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import DistillTask, MeasureTask, Task
+from hglad.experiments.versions import current
 from hglad.priors import save_prior
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
-from hglad.profile import Profile
-from hglad.profile_file import profile_from
-from hglad.results import Store
-from hglad.runner import required, run_all
-from hglad.tasks import DistillTask, MeasureTask, Task
-from hglad.versions import current
+from hglad.search.distillation import DistillationSettings
 
 torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore Ctrl-C
@@ -113,7 +113,7 @@ def kill_midway() -> Callable[..., bool]:
     Returns whether the process was still at work when it was killed; fails when it ended by an error.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hglad.experiments", "hglad.priors.train"])  # imported once for all
+    context.set_forkserver_preload(["hglad.experiments.definitions", "hglad.priors.training.train"])
 
     def run(target: Callable, args: tuple, ready: Callable[[], bool], delay: float) -> bool:
         process = context.Process(target=target, args=args)

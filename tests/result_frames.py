@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from hglad.results import Store
+from hglad.experiments.store import Store
 
 
 def make_distances() -> pd.DataFrame:

@@ -4,10 +4,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from hglad.ablations import LAST, PAPER, RELEASED, audit, parts
-from hglad.presets import paper, released
-from hglad.profile import MetricSettings, changed
-from hglad.stages import SearchSettings, plan_stages
+from hglad.experiments.ablations import LAST, PAPER, RELEASED, audit, parts
+from hglad.experiments.presets import paper, released
+from hglad.experiments.profile import MetricSettings, changed
+from hglad.search.stages import SearchSettings, plan_stages
 
 LAYERS = ("input", "L0", "L1", "L2", "pixels")
 FLOPS = (8.0, 6.0, 4.0, 2.0, 0.0)

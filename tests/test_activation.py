@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hglad.activation import activation_maps
+from hglad.analysis.activation import activation_maps
 from hglad.errors import HgladError
 from hglad.networks import NETWORKS, Classifier, create_network
 

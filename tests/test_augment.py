@@ -5,7 +5,7 @@ from math import cos, radians, sin
 import pytest
 import torch
 
-from hglad.augment import DSA, STRATEGIES, Augmentation, Transform
+from hglad.data.augmentation import DSA, STRATEGIES, Augmentation, Transform
 from hglad.errors import HgladError
 
 NAMES = DSA.split("_")

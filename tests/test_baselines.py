@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hglad import baselines
-from hglad.baselines import class_mean, full_set, herding, k_center, random_real, samples
-from hglad.data import RealData, load_data
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate
+from hglad.evaluation import baselines
+from hglad.evaluation.baselines import class_mean, full_set, herding, k_center, random_real, samples
+from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.score import evaluate
+from hglad.evaluation.training import TrainingSettings
 from hglad.networks import Classifier, create_network
 from hglad.priors.base import Latents
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.training import TrainingSettings
 
 SELECTIONS = [herding, k_center]
 CLASSES = range(10)

@@ -8,23 +8,23 @@ from statistics import median
 import pytest
 from batch_runs import tiny_profile
 
-from hglad.batch import engine
-from hglad.batch.console import Console, JsonLines, Lines, Outcome, Plan
-from hglad.batch.estimates import Estimates, as_text, wall_seconds
-from hglad.batch.folder import KEPT, Machine, RunFolder
-from hglad.batch.follow import Event
-from hglad.batch.gpus import one_gpu
-from hglad.batch.jobs import WORTH, group
-from hglad.batch.rules import RULES, PriorTask, from_plain, needs, rule_of, to_plain
-from hglad.distillation import DistillationSettings
+from hglad.book.trace import record_of
 from hglad.errors import HgladError
-from hglad.experiments import plan
+from hglad.experiments import engine
+from hglad.experiments.batch_folder import KEPT, Machine, RunFolder
+from hglad.experiments.console import Console, JsonLines, Lines, Outcome, Plan
+from hglad.experiments.definitions import plan
+from hglad.experiments.estimates import Estimates, as_text, wall_seconds
+from hglad.experiments.follow import Event
+from hglad.experiments.gpus import one_gpu
+from hglad.experiments.jobs import WORTH, group
+from hglad.experiments.profile_file import read_profile
+from hglad.experiments.rules import RULES, PriorTask, from_plain, needs, rule_of, to_plain
+from hglad.experiments.runner import missing_tasks
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import MeasureTask
 from hglad.paths import PROJECT
-from hglad.profile_file import read_profile
-from hglad.results import Store
-from hglad.runner import missing_tasks
-from hglad.tasks import MeasureTask
-from hglad.trace import record_of
+from hglad.search.distillation import DistillationSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from batch_runs import command, hglad_run, is_running, results_of, tiny_profile
 from PIL import Image
 
-from hglad.experiments import plan
-from hglad.profile_file import read_profile
+from hglad.experiments.definitions import plan
+from hglad.experiments.profile_file import read_profile
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import yaml
 from batch_runs import hglad_run, results_of, tiny_profile
 from slurm_standin import install, submitted
 
-from hglad.batch.rules import RULES
+from hglad.experiments.rules import RULES
 from hglad.paths import PROJECT
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from hglad.errors import HgladError
 from hglad.priors import Latents, biggan, load_prior, prior_card, save_prior
 from hglad.priors.biggan import BigGAN, BigGANSettings, from_public_state_dict
-from hglad.priors.gan import GANSettings, GANTraining
-from hglad.priors.quality import draw_samples
+from hglad.priors.training.gan import GANSettings, GANTraining
+from hglad.priors.training.quality import draw_samples
 
 CONFIG = {
     "output_dim": 32, "z_dim": 12, "class_embed_dim": 12, "channel_width": 8, "num_classes": 7, "n_stats": 11,

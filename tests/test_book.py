@@ -12,16 +12,16 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from hglad.book import _stage as stage
-from hglad.book import build
+from hglad.book.build import _stage as stage
+from hglad.book.build import build
+from hglad.book.trace import trace
 from hglad.cli import main
-from hglad.experiments import metric_ablation
+from hglad.experiments.definitions import metric_ablation
+from hglad.experiments.profile_file import read_profile
+from hglad.experiments.store import Store
 from hglad.priors import load_prior
-from hglad.profile_file import read_profile
 from hglad.provenance import commit
-from hglad.results import Store
 from hglad.storage import read_json
-from hglad.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADING = {  # attributes that make a browser fetch something when the page opens

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from result_frames import THREE_SEEDS, cell_rows, keep_rows
 
+from hglad.analysis.figures import Shown
+from hglad.analysis.rows import export_rows
+from hglad.book import bundle
+from hglad.book.bundle import MANIFEST, Results, contents, figure_files, shown_in, write_zip
+from hglad.book.notebooks import copies
 from hglad.cli import main
-from hglad.figures import Shown
-from hglad.notebooks import copies
+from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.results import Store
-from hglad.sharing import bundle
-from hglad.sharing.bundle import MANIFEST, Results, contents, figure_files, shown_in, write_zip
-from hglad.sharing.rows import export_rows
 
 CONFIG, COMMITTED = PROJECT / "configs" / "digits.yaml", PROJECT / "data" / "results" / "digits"
 IMAGES = {"images": {"dataset": "digits", "shape": [1, 16, 16]}}

@@ -8,11 +8,11 @@ import pytest
 import scipy
 import yaml
 
-from hglad import claims, plots
-from hglad.laboratory import open_experiment
+from hglad.analysis import claims, plots
+from hglad.analysis.laboratory import open_experiment
+from hglad.analysis.report.claims import claim_sentences, finding_table, findings, tally
+from hglad.analysis.statistics import detectable
 from hglad.paths import PROJECT
-from hglad.report.claims import claim_sentences, finding_table, findings, tally
-from hglad.statistics import detectable
 
 
 def rows_of(accuracies: dict[str, list[float]], network: str = "ConvNet-3", **marks) -> pd.DataFrame:

@@ -16,14 +16,15 @@ import torch
 import yaml
 from PIL import Image
 
-from hglad import __version__, evaluation
-from hglad.baselines import random_real
+from hglad import __version__
 from hglad.cli import _parser, main
 from hglad.cli.names import NAMES
-from hglad.data import available, load_data
-from hglad.distilled import DistilledSet
+from hglad.data.datasets import available, load_data
 from hglad.errors import HgladError
-from hglad.experiments import EXPERIMENTS
+from hglad.evaluation import score as evaluation
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.distilled import DistilledSet
+from hglad.experiments.definitions import EXPERIMENTS
 from hglad.paths import PROJECT
 
 SMALL = {"name": "convnet", "depth": 2, "width": 8}
@@ -191,7 +192,7 @@ def test_what_nobody_expected_is_one_line_as_well(monkeypatch, capsys, error, te
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("hglad.data.available", fail)
+    monkeypatch.setattr("hglad.data.datasets.available", fail)
     assert main(["data", "list"]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(f"hglad: {text}")

@@ -6,12 +6,12 @@ import pytest
 import yaml
 from smoke_profile import SMOKE, changed
 
-from hglad.combinations import NEEDS
-from hglad.distillation import WITHOUT_GENERATOR
 from hglad.errors import HgladError
-from hglad.experiments import EXPERIMENTS, cross_architecture
-from hglad.profile import Profile
-from hglad.profile_file import profile_from, read_profile
+from hglad.experiments.combinations import NEEDS
+from hglad.experiments.definitions import EXPERIMENTS, cross_architecture
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_file import profile_from, read_profile
+from hglad.search.distillation import WITHOUT_GENERATOR
 from hglad.settings import to_dict
 
 NOTHING = {

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from hglad.analysis.rendering import FORMATS
+from hglad.analysis.tables import INTERVALS
 from hglad.cli import _parser, main
 from hglad.cli.completion import COMPLETERS, _arguments
 from hglad.cli.names import NAMES
-from hglad.data import available
+from hglad.data.datasets import available
+from hglad.evaluation.protocols import PROTOCOLS
+from hglad.experiments.presets import PRESETS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
 from hglad.paths import PROJECT
-from hglad.presets import PRESETS
-from hglad.protocols import PROTOCOLS
-from hglad.rendering import FORMATS
-from hglad.stages import KINDS
-from hglad.tables import INTERVALS
+from hglad.search.stages import KINDS
 
 ASK = """
 source {script}

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import Imagenette
 
-import hglad.image_files as image_files
-from hglad.data import (
+import hglad.data.image_files as image_files
+from hglad.data.datasets import (
     IMAGENET_SUBSETS,
     RealData,
     available,
@@ -22,8 +22,8 @@ from hglad.data import (
     from_arrays,
     load_data,
 )
+from hglad.data.image_files import IMAGENETTE_NAMES
 from hglad.errors import HgladError
-from hglad.image_files import IMAGENETTE_NAMES
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hglad import distillation
 from hglad.cli import main
-from hglad.data import DataSettings
-from hglad.described import described, record, record_file
+from hglad.data.datasets import DataSettings
+from hglad.data.described import described, record, record_file
+from hglad.search import distillation
 
 
 @pytest.fixture
@@ -56,6 +56,6 @@ def test_images_that_are_there_go_before_their_record(recorded, small_digits, mo
 
 
 def test_the_command_writes_a_record(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("hglad.described.record_file", lambda data: tmp_path / "mine.json")
+    monkeypatch.setattr("hglad.data.described.record_file", lambda data: tmp_path / "mine.json")
     assert main(["data", "check", "digits", "--resolution", "8", "--record"]) == 0
     assert (tmp_path / "mine.json").is_file() and '"digits"' in capsys.readouterr().out

@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from hglad import checkpoint
-from hglad import distillation as module
-from hglad.data import DataSettings
-from hglad.distillation import DistillationSettings, distill, load_real, train_metric_classifier
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
+from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.profile import MetricSettings, SurrogateSettings
+from hglad.experiments.profile_file import profile_from
+from hglad.experiments.versions import MODULES
 from hglad.metrics import create_metric
 from hglad.priors import load_prior, prior_hash, save_prior
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.profile import MetricSettings, SurrogateSettings
-from hglad.profile_file import profile_from
-from hglad.stages import SearchSettings
+from hglad.search import checkpoint
+from hglad.search import distillation as module
+from hglad.search.distillation import DistillationSettings, distill, load_real, train_metric_classifier
+from hglad.search.stages import SearchSettings
 from hglad.storage import read_metadata, read_tensors, write_tensors
-from hglad.training import TrainingSettings
 
 DATA = DataSettings("digits", resolution=8)
 PROTOCOL = TrainingSettings(epochs=1, batch_size=256, lr=0.01, augmentation="", ema_decay=None)
@@ -266,7 +267,7 @@ VERSIONS = {
 def test_another_version_of_an_algorithm_changes_the_fingerprint(settings, monkeypatch, kind, name):
     settings = of_kind(settings, kind)
     before = settings.fingerprint
-    monkeypatch.setattr(import_module(f"hglad.{name}"), "VERSION", 1000)
+    monkeypatch.setattr(import_module(MODULES.get(name, f"hglad.{name}")), "VERSION", 1000)
     assert settings.fingerprint != before
 
 
@@ -277,7 +278,7 @@ def test_another_version_of_an_algorithm_changes_the_fingerprint(settings, monke
 def test_a_version_of_what_is_not_used_leaves_the_fingerprint(settings, monkeypatch, kind, name):
     settings = of_kind(settings, kind)
     before = settings.fingerprint
-    monkeypatch.setattr(import_module(f"hglad.{name}"), "VERSION", 1000)
+    monkeypatch.setattr(import_module(MODULES.get(name, f"hglad.{name}")), "VERSION", 1000)
     assert settings.fingerprint == before
 
 

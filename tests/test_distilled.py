@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hglad.distilled import DistilledSet, save_grid, to_uint8
 from hglad.errors import HgladError
+from hglad.evaluation.distilled import DistilledSet, save_grid, to_uint8
 from hglad.storage import read_tensors, write_tensors
 
 CLASSES, IPC = 3, 2

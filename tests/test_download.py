@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hglad import download
-from hglad.download import check_sum, fetch
+from hglad.data import download
+from hglad.data.download import check_sum, fetch
 from hglad.errors import HgladError
 
 CONTENT = random.Random(0).randbytes(3_000_000)

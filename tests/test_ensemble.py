@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hglad import evaluation, training_state
-from hglad.baselines import random_real
-from hglad.data import load_data
-from hglad.ensemble import Ensemble, _train_epoch, backward_memory, stackable, train_ensemble
+from hglad.data.datasets import load_data
 from hglad.errors import HgladError
-from hglad.evaluation import score_set
+from hglad.evaluation import score as evaluation
+from hglad.evaluation import training_state
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.ensemble import Ensemble, _train_epoch, backward_memory, stackable, train_ensemble
+from hglad.evaluation.score import score_set
+from hglad.evaluation.training import TrainingSettings, batches, train_classifier
 from hglad.networks import create_network
-from hglad.training import TrainingSettings, batches, train_classifier
 
 CONVNET = {"name": "convnet", "depth": 2, "width": 4}
 NETWORKS = {

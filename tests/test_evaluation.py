@@ -15,14 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hglad import evaluation, training_state
-from hglad.baselines import full_set, random_real
-from hglad.data import DataSet, load_data
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
-from hglad.evaluation import Score, evaluate, score_set
+from hglad.evaluation import score as evaluation
+from hglad.evaluation import training_state
+from hglad.evaluation.baselines import full_set, random_real
+from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.score import Score, evaluate, score_set
+from hglad.evaluation.training import TrainingSettings, train_classifier
 from hglad.storage import read_metadata, read_tensors, write_tensors
-from hglad.training import TrainingSettings, train_classifier
 
 SMALL = {"ConvNet": {"name": "convnet", "depth": 2, "width": 8}}
 QUICK = TrainingSettings(epochs=20, batch_size=50, lr=0.05, augmentation="", ema_decay=None)

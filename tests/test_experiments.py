@@ -13,15 +13,16 @@ import torch
 import yaml
 from joblib.externals.loky import get_reusable_executor
 
-from hglad import evaluation as evaluation_module
-from hglad.ablations import RELEASED, audit
-from hglad.claims import CLAIMS
-from hglad.cost import network_seconds
-from hglad.data import DataSettings
-from hglad.distillation import data_hash, known_real, load_real
+from hglad.analysis.claims import CLAIMS
+from hglad.analysis.laboratory import Laboratory
+from hglad.analysis.report.claims import findings
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation_task import EvaluateTask, marks_by_key
-from hglad.experiments import (
+from hglad.evaluation import score as evaluation_module
+from hglad.evaluation.training import confusion_matrix
+from hglad.experiments.ablations import RELEASED, audit
+from hglad.experiments.cost import network_seconds
+from hglad.experiments.definitions import (
     EXPERIMENTS,
     Experiment,
     experiments_of,
@@ -29,18 +30,24 @@ from hglad.experiments import (
     layer_names,
     plan,
 )
-from hglad.laboratory import Laboratory
+from hglad.experiments.evaluation_task import EvaluateTask, marks_by_key
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_file import profile_from, read_profile
+from hglad.experiments.runner import missing_tasks, required, run_all
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import (
+    ClassifierTask,
+    DistillTask,
+    MeasureTask,
+    classifier_versions,
+    load_classifier,
+)
+from hglad.experiments.versions import MODULES
 from hglad.metrics import create_metric
 from hglad.paths import PROJECT
-from hglad.profile import Profile
-from hglad.profile_file import profile_from, read_profile
-from hglad.report.claims import findings
-from hglad.results import Store
-from hglad.runner import missing_tasks, required, run_all
+from hglad.search.distillation import data_hash, known_real, load_real
 from hglad.settings import fingerprint
 from hglad.storage import read_json, write_json
-from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, classifier_versions, load_classifier
-from hglad.training import confusion_matrix
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -190,7 +197,7 @@ def evaluation(profile: Profile, method: str) -> EvaluateTask:
 )
 def test_evaluations_follow_the_versions_of_what_makes_them(profile, monkeypatch, method, module):
     before = evaluation(profile, method).key
-    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    monkeypatch.setattr(import_module(MODULES.get(module, f"hglad.{module}")), "VERSION", 1000)
     of_every_training = module in ("training", "augment", "networks.convnet")
     changes = of_every_training or method == "hierarchical"
     assert (evaluation(profile, method).key != before) == changes
@@ -199,7 +206,7 @@ def test_evaluations_follow_the_versions_of_what_makes_them(profile, monkeypatch
 @pytest.mark.parametrize("module", ["training", "augment", "networks.convnet"])
 def test_classifiers_follow_the_versions_of_what_makes_them(profile, monkeypatch, module):
     before = ClassifierTask(profile.data, profile.metric).key
-    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    monkeypatch.setattr(import_module(MODULES.get(module, f"hglad.{module}")), "VERSION", 1000)
     assert ClassifierTask(profile.data, profile.metric).key != before
 
 
@@ -419,8 +426,8 @@ def test_two_processes_give_the_same_rows(profile, undisturbed, tmp_path):
 
 def run_all_saving_every_step(tasks: list, root: str) -> None:
     torch.set_num_threads(1)
-    import_module("hglad.distillation").SAVE_EVERY = 0
-    import_module("hglad.training_state").SAVE_SECONDS = 0
+    import_module("hglad.search.distillation").SAVE_EVERY = 0
+    import_module("hglad.evaluation.training_state").SAVE_SECONDS = 0
     run_all(tasks, Store(root), cores=1)
 
 
@@ -579,7 +586,7 @@ def test_a_baseline_follows_its_own_sources(baseline_profile, change, changes):
 def test_baselines_follow_the_versions_of_what_makes_them(baseline_profile, monkeypatch, module, changes):
     methods = (*UNTRAINED, "random", "full", "pixels")
     before = {method: baseline(baseline_profile, method).key for method in methods}
-    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 1000)
+    monkeypatch.setattr(import_module(MODULES.get(module, f"hglad.{module}")), "VERSION", 1000)
     assert {
         method for method in methods if baseline(baseline_profile, method).key != before[method]
     } == changes

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hglad import experts
 from hglad.errors import HgladError
-from hglad.experts import (
+from hglad.networks import create_network
+from hglad.objectives import experts
+from hglad.objectives.experts import (
     Experts,
     ExpertSettings,
     expert_card,
@@ -19,7 +20,6 @@ from hglad.experts import (
     experts_key,
     train_expert,
 )
-from hglad.networks import create_network
 from hglad.settings import derive_seed
 from hglad.storage import read_tensors
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from hglad.data import DataSettings
-from hglad.distillation import DistillationSettings, distill
-from hglad.distilled import DistilledSet
+from hglad.book.explorer import explorer_page, write_explorer
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.explorer import explorer_page, write_explorer
-from hglad.profile import MetricSettings, SurrogateSettings
-from hglad.stages import SearchSettings
-from hglad.training import TrainingSettings
+from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.profile import MetricSettings, SurrogateSettings
+from hglad.search.distillation import DistillationSettings, distill
+from hglad.search.stages import SearchSettings
 
 CLASSES, IPC, HEIGHT, WIDTH = 3, 2, 4, 5
 NAMES = ["zero", "one", "two"]

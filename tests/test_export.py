@@ -7,9 +7,9 @@ import pytest
 from pyarrow import parquet
 from result_frames import PROVENANCE, THREE_SEEDS, cell_rows, keep_rows
 
+from hglad.analysis.rows import DESCRIPTION, export_rows
 from hglad.cli import main
-from hglad.results import Store
-from hglad.sharing.rows import DESCRIPTION, export_rows
+from hglad.experiments.store import Store
 
 TRAINING, NETWORK = {"epochs": 5, "ema_decay": None}, {"name": "convnet", "width": 8}
 

@@ -10,20 +10,20 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from hglad.activation import activation_maps
-from hglad.baselines import random_real
-from hglad.data import DataSet, load_data
+from hglad.analysis.activation import activation_maps
+from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.score import evaluate
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.profile_file import profile_from, read_profile
+from hglad.experiments.tasks import ClassifierTask
 from hglad.networks import NETWORKS, create_network, initialise
 from hglad.networks.chunks import CACHE, chunk_size, separable
 from hglad.networks.initialise import dropout_from
 from hglad.objectives.derivatives import Derivatives, double_backward, forward_over_reverse
 from hglad.objectives.dm import DistributionMatching
-from hglad.profile_file import profile_from, read_profile
 from hglad.settings import to_dict
-from hglad.tasks import ClassifierTask
-from hglad.training import TrainingSettings
 
 PUBLISHED = {  # parameters with 1000 classes, as the libraries' documentation has them
     "torchvision:resnet18": 11_689_512,

@@ -14,23 +14,24 @@ from faults import fill, mounted, read_only
 from nbformat.v4 import new_code_cell, new_notebook
 from torchvision.utils import save_image
 
-from hglad import checkpoint, training_state
+from hglad.book.notebooks import execute
 from hglad.cli import main
-from hglad.data import DataSettings, load_data
-from hglad.distillation import DistillationSettings, load_real
+from hglad.data.datasets import DataSettings, load_data
 from hglad.errors import HgladError, HgladWarning
-from hglad.evaluation_task import EvaluateTask
-from hglad.experts import ExpertSettings
-from hglad.notebooks import execute
-from hglad.priors.gan import GANSettings
-from hglad.priors.quality import QualitySettings
-from hglad.priors.train import PriorSettings, train_prior
-from hglad.profile import MetricSettings, SurrogateSettings
-from hglad.results import Store
-from hglad.runner import run_all
-from hglad.stages import SearchSettings
-from hglad.tasks import ClassifierTask, DistillTask, MeasureTask, expert_tasks
-from hglad.training import TrainingSettings
+from hglad.evaluation import training_state
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.profile import MetricSettings, SurrogateSettings
+from hglad.experiments.runner import run_all
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import ClassifierTask, DistillTask, MeasureTask, expert_tasks
+from hglad.objectives.experts import ExpertSettings
+from hglad.priors.training.gan import GANSettings
+from hglad.priors.training.quality import QualitySettings
+from hglad.priors.training.train import PriorSettings, train_prior
+from hglad.search import checkpoint
+from hglad.search.distillation import DistillationSettings, load_real
+from hglad.search.stages import SearchSettings
 
 DATA = DataSettings("digits", resolution=8)
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}

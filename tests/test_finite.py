@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 
-from hglad import checkpoint, search
 from hglad.errors import HgladError
-from hglad.finite import FiniteCheck
 from hglad.metrics import create_metric
 from hglad.networks import create_network
 from hglad.objectives import create_objective
 from hglad.priors import PixelPrior
-from hglad.search import Search
-from hglad.search_state import load_state
-from hglad.stages import SearchSettings
+from hglad.search import checkpoint
+from hglad.search import loop as search
+from hglad.search.finite import FiniteCheck
+from hglad.search.loop import Search
+from hglad.search.stages import SearchSettings
+from hglad.search.state import load_state
 
 GOOD = torch.zeros(2, 1, 3, 3)
 

@@ -5,8 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from hglad.experts import ExpertSettings
-from hglad.key_docs import (
+from hglad.book.key_docs import (
     GROUPS,
     MARK,
     PAGE,
@@ -17,11 +16,12 @@ from hglad.key_docs import (
     page,
     type_in_words,
 )
+from hglad.experiments.profile import SET_TEXTS, SETS
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
-from hglad.profile import SET_TEXTS, SETS
-from hglad.stages import SearchSettings
+from hglad.objectives.experts import ExpertSettings
+from hglad.search.stages import SearchSettings
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def text() -> str:
 
 
 def test_the_committed_page_is_up_to_date(text):
-    assert text == page(text), "run python -m hglad.key_docs"
+    assert text == page(text), "run python -m hglad.book.key_docs"
 
 
 def test_what_is_written_by_hand_is_kept():

@@ -1,9 +1,16 @@
 """Names for a reader: known ones in their order, others by their own name."""
 
-from hglad.labels import LABELS, METRIC_LABELS, method_label, method_place, metric_label, objective_label
+from hglad.analysis.labels import (
+    LABELS,
+    METRIC_LABELS,
+    method_label,
+    method_place,
+    metric_label,
+    objective_label,
+)
 from hglad.metrics import METRICS
 from hglad.objectives import OBJECTIVES
-from hglad.stages import KINDS
+from hglad.search.stages import KINDS
 
 
 def test_every_search_has_a_name_and_unknown_methods_keep_theirs():

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.experts import Experts, ExpertSettings, train_expert
+from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
 from hglad.metrics import METRICS, create_metric, feature, needs, real_side
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.metrics.feature import FeatureDistance
 from hglad.networks import create_network
 from hglad.networks.registry import Classifier
 from hglad.objectives import create_objective
-from hglad.training import TrainingSettings, accuracy, train_classifier
+from hglad.objectives.experts import Experts, ExpertSettings, train_expert
 
 NETWORK = {"name": "convnet", "image_shape": (1, 8, 8), "classes": 10, "depth": 2, "width": 8}
 VIT = {"name": "vit", "image_shape": (1, 8, 8), "depth": 2, "dim": 8, "heads": 2, "head_dim": 4, "mlp": 8}

@@ -13,16 +13,16 @@ import papermill
 import pytest
 import yaml
 
-from hglad.ablations import PAPER, RELEASED
-from hglad.distilled import leave_images_out
+from hglad.analysis.labels import LABELS, objective_label
+from hglad.book.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
+from hglad.book.trace import commit_text, record_of, trace
 from hglad.errors import HgladError
-from hglad.labels import LABELS, objective_label
-from hglad.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
+from hglad.evaluation.distilled import leave_images_out
+from hglad.experiments.ablations import PAPER, RELEASED
+from hglad.experiments.profile_file import read_profile
+from hglad.experiments.slim import unneeded_images
+from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.profile_file import read_profile
-from hglad.results import Store
-from hglad.slim import unneeded_images
-from hglad.trace import commit_text, record_of, trace
 
 NAMES = [
     "00_matching_objectives",

@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hglad.augment import Augmentation
-from hglad.data import RealData, load_data
+from hglad.data.augmentation import Augmentation
+from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
-from hglad.experts import Experts, ExpertSettings, train_expert
 from hglad.networks import NETWORKS, chunks, create_network, initialise
 from hglad.objectives import OBJECTIVES, create_objective
 from hglad.objectives.dc import DISTANCES, STATISTICS, layerwise_cosine
@@ -24,6 +23,7 @@ from hglad.objectives.derivatives import (
     use_batch_statistics,
 )
 from hglad.objectives.dm import distribution_matching, mean_embedding
+from hglad.objectives.experts import Experts, ExpertSettings, train_expert
 from hglad.objectives.mtt import StudentStep, match_full, match_tesla
 from hglad.storage import read_tensors
 

@@ -15,21 +15,27 @@ import torch
 from faults import in_a_process
 from torch import Tensor, nn
 
-from hglad import evaluation
-from hglad.baselines import random_real
-from hglad.data import DataSettings
-from hglad.distillation import DistillationSettings, distill, load_real, make_search, train_metric_classifier
-from hglad.distilled import DistilledSet
-from hglad.ensemble import Ensemble
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation import Score, score_set
+from hglad.evaluation import score as evaluation
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.ensemble import Ensemble
+from hglad.evaluation.score import Score, score_set
+from hglad.evaluation.training import TrainingSettings, predict, train_classifier
+from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.networks import create_network
 from hglad.out_of_memory import is_out_of_memory, states_of, within_memory
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.profile import MetricSettings, SurrogateSettings
-from hglad.stages import SearchSettings
+from hglad.search.distillation import (
+    DistillationSettings,
+    distill,
+    load_real,
+    make_search,
+    train_metric_classifier,
+)
+from hglad.search.stages import SearchSettings
 from hglad.storage import read_metadata
-from hglad.training import TrainingSettings, predict, train_classifier
 
 
 class Device:

@@ -14,11 +14,11 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from result_frames import make_distances, make_variants
 
-from hglad import plots, report, selection
+from hglad.analysis import plots, report, selection
+from hglad.analysis.figures import DPI, LARGE, as_png
+from hglad.analysis.statistics import summarise
 from hglad.errors import HgladError
-from hglad.figures import DPI, LARGE, as_png
-from hglad.stages import Stage
-from hglad.statistics import summarise
+from hglad.search.stages import Stage
 
 STAGES = [
     Stage(0, "input", 10, 0.1, 0.02),

@@ -7,22 +7,22 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from hglad.analysis.report import prior_table
 from hglad.cli import main
-from hglad.data import DataSettings
-from hglad.distillation import DistillationSettings, distill
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.priors import PRIORS, Latents, load_prior, prior_card, prior_hash, recipe, save_prior
 from hglad.priors.biggan import BigGANSettings
-from hglad.priors.gan import GANSettings, GANTraining
-from hglad.priors.quality import QualitySettings
 from hglad.priors.registry import family, generator_settings, kind_of
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
-from hglad.priors.train import PriorSettings, read_prior_settings, train_prior
-from hglad.profile import MetricSettings, SurrogateSettings
-from hglad.report import prior_table
+from hglad.priors.training.gan import GANSettings, GANTraining
+from hglad.priors.training.quality import QualitySettings
+from hglad.priors.training.train import PriorSettings, read_prior_settings, train_prior
+from hglad.search.distillation import DistillationSettings, distill
+from hglad.search.stages import SearchSettings
 from hglad.settings import to_dict
-from hglad.stages import SearchSettings
-from hglad.training import TrainingSettings
 
 TINY = {  # generators of 8 px digits
     "biggan": BigGANSettings(

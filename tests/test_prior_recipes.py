@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from hglad import prior_recipes
 from hglad.errors import HgladError
+from hglad.experiments import prior_recipes
+from hglad.experiments.prior_recipes import check_obtainable, is_there, prior_recipe
 from hglad.paths import PROJECT
-from hglad.prior_recipes import check_obtainable, is_there, prior_recipe
 from hglad.priors import files
-from hglad.priors.train import read_prior_settings
+from hglad.priors.training.train import read_prior_settings
 
 RECIPES = sorted((PROJECT / "configs" / "priors").glob("*.yaml"))
 
@@ -60,7 +60,7 @@ def test_what_can_be_done_is_said(project):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_make_generators_small_enough_to_be_committed(path):
     from hglad.priors.registry import family, kind_of
-    from hglad.priors.stem import with_stem
+    from hglad.priors.training.stem import with_stem
 
     training = read_prior_settings(path).training
     settings = with_stem(training.stem, training.generator) if training.stem else training.generator

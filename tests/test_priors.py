@@ -8,29 +8,29 @@ from importlib import import_module
 import pytest
 import torch
 
-from hglad import training as training_module
-from hglad import training_state
-from hglad.data import DataSettings
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
+from hglad.evaluation import training as training_module
+from hglad.evaluation import training_state
 from hglad.networks import create_network
 from hglad.priors import (
     Latents,
     PixelPrior,
-    gan,
     load_prior,
     prior_card,
     prior_hash,
     save_prior,
 )
-from hglad.priors.discriminator import Discriminator, FeatureDiscriminator, minibatch_deviation
-from hglad.priors.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
-from hglad.priors.quality import QualitySettings, draw_samples, frechet_distance, measure_quality
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.priors.train import PriorSettings, read_prior_settings, train_prior
+from hglad.priors.training import gan
+from hglad.priors.training.discriminator import Discriminator, FeatureDiscriminator, minibatch_deviation
+from hglad.priors.training.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
+from hglad.priors.training.quality import QualitySettings, draw_samples, frechet_distance, measure_quality
+from hglad.priors.training.train import PriorSettings, read_prior_settings, train_prior
 from hglad.storage import read_json, read_tensors, write_json
 
 files = import_module("hglad.priors.files")
-train = import_module("hglad.priors.train")
+train = import_module("hglad.priors.training.train")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -10,16 +10,16 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 import yaml
 
-from hglad.distillation import DistillationSettings
 from hglad.errors import HgladError
-from hglad.experiments import EXPERIMENTS, experiments_of
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.definitions import EXPERIMENTS, experiments_of
+from hglad.experiments.profile import ObjectiveSettings, Profile
+from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.paths import PROJECT, results_folder
-from hglad.priors.train import PriorSettings, read_prior_settings
-from hglad.profile import ObjectiveSettings, Profile
-from hglad.profile_file import profile_from, read_profile
+from hglad.priors.training.train import PriorSettings, read_prior_settings
+from hglad.search.distillation import DistillationSettings
+from hglad.search.stages import KINDS, SearchSettings
 from hglad.settings import to_dict
-from hglad.stages import KINDS, SearchSettings
-from hglad.training import TrainingSettings
 
 PROFILES = sorted((PROJECT / "configs").glob("*.yaml"))
 DIGITS = yaml.safe_load((PROJECT / "configs" / "digits.yaml").read_text())

@@ -9,20 +9,20 @@ import yaml
 from smoke_profile import changed
 from torchvision.utils import save_image
 
-from hglad import prior_recipes
 from hglad.cli import main
 from hglad.errors import HgladError
-from hglad.experiments import plan
+from hglad.evaluation.protocols import protocol
+from hglad.experiments import prior_recipes
+from hglad.experiments.definitions import plan
+from hglad.experiments.presets import RATES, published_schedule
+from hglad.experiments.presets import paper as paper_search
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_checks import check_profile, summary
+from hglad.experiments.profile_file import profile_from, read_profile
+from hglad.experiments.tasks import DistillTask
 from hglad.paths import PROJECT
-from hglad.presets import RATES, published_schedule
-from hglad.presets import paper as paper_search
 from hglad.priors import files
 from hglad.priors.geometry import Head, StyleGANXLSettings, plan_layers
-from hglad.profile import Profile
-from hglad.profile_checks import check_profile, summary
-from hglad.profile_file import profile_from, read_profile
-from hglad.protocols import protocol
-from hglad.tasks import DistillTask
 
 CONFIGS = {path.stem: path for path in sorted((PROJECT / "configs").glob("*.yaml"))}
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from hglad.errors import HgladError
+from hglad.evaluation.protocols import PROTOCOLS, protocol
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.paths import PROJECT
-from hglad.profile import Profile
-from hglad.profile_file import profile_from, read_profile
-from hglad.protocols import PROTOCOLS, protocol
-from hglad.training import TrainingSettings
 
 SHARED = {"batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4}
 SHARED |= {"precision": "float32", "test_precision": "float32"}

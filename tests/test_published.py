@@ -7,12 +7,8 @@ import pytest
 import torch
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 
-from hglad import tables
-from hglad.augment import DSA
-from hglad.cli import main
-from hglad.errors import HgladError
-from hglad.paths import PROJECT
-from hglad.published import (
+from hglad.analysis import tables
+from hglad.analysis.published import (
     CROSS,
     NETWORKS,
     SAME,
@@ -22,10 +18,14 @@ from hglad.published import (
     images_of,
     published,
 )
-from hglad.results import Store
-from hglad.statistics import NETWORKS_NAME
+from hglad.analysis.statistics import NETWORKS_NAME
+from hglad.cli import main
+from hglad.data.augmentation import DSA
+from hglad.errors import HgladError
+from hglad.evaluation.training import GLAD_PROTOCOL
+from hglad.experiments.store import Store
+from hglad.paths import PROJECT
 from hglad.storage import write_json, write_tensors
-from hglad.training import GLAD_PROTOCOL
 
 
 def test_published_numbers_are_those_of_the_same_data_and_ipc():

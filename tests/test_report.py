@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 from smoke_profile import changed
 
-from hglad import report
-from hglad.distilled import to_uint8
-from hglad.experiments import baselines, cross_architecture, glad_baseline
-from hglad.labels import LABELS
-from hglad.laboratory import Laboratory, open_experiment
+from hglad.analysis import report
+from hglad.analysis.labels import LABELS
+from hglad.analysis.laboratory import Laboratory, open_experiment
+from hglad.evaluation.distilled import to_uint8
+from hglad.evaluation.training import GLAD_PROTOCOL
+from hglad.experiments.definitions import baselines, cross_architecture, glad_baseline
+from hglad.experiments.profile import Profile
+from hglad.experiments.profile_file import profile_from
+from hglad.experiments.runner import run_all
+from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.profile import Profile
-from hglad.profile_file import profile_from
-from hglad.results import Store
-from hglad.runner import run_all
-from hglad.training import GLAD_PROTOCOL
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 QUICK = {"epochs": 1, "batch_size": 256, "lr": 0.1, "augmentation": "", "ema_decay": None}

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from result_frames import THREE_SEEDS, cell_rows, simulated, together
 
+from hglad.analysis.statistics import summarise
 from hglad.errors import HgladError
+from hglad.experiments.store import CELL, Store, cell_columns, compare, verdict
 from hglad.paths import PROJECT
-from hglad.results import CELL, Store, cell_columns, compare, verdict
-from hglad.statistics import summarise
 
 
 def test_compare_by_hand():

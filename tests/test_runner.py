@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from hglad.data import DataSettings
-from hglad.evaluation_task import EvaluateTask
-from hglad.runner import required
-from hglad.training import TrainingSettings
+from hglad.data.datasets import DataSettings
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.runner import required
 
 ONE_EPOCH = TrainingSettings(epochs=1, lr=0.01, schedule="constant", ema_decay=None)
 

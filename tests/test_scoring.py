@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from hglad import evaluation
-from hglad.baselines import random_real
-from hglad.data import DataSet, load_data
-from hglad.distilled import DistilledSet
+from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate
-from hglad.scoring import Scoring, SetFile, score_file, score_table
+from hglad.evaluation import score as evaluation
+from hglad.evaluation.baselines import random_real
+from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.score import evaluate
+from hglad.evaluation.score_file import Scoring, SetFile, score_file, score_table
 
 HASTY = Scoring(changes=(("epochs", 2), ("lr", 0.01), ("augmentation", ""), ("ema_decay", None)), repeats=2)
 
@@ -154,7 +154,7 @@ def test_what_one_scoring_has_finished_serves_no_other(distilled, small_digits):
 
 def test_another_version_of_the_training_begins_anew(distilled, small_digits, monkeypatch):
     base = HASTY._key(distilled, small_digits)
-    monkeypatch.setattr("hglad.training.VERSION", 1000)
+    monkeypatch.setattr("hglad.evaluation.training.VERSION", 1000)
     assert HASTY._key(distilled, small_digits) != base
 
 

@@ -7,18 +7,19 @@ from itertools import count, pairwise
 import pytest
 import torch
 
-from hglad import augment, training
+from hglad.data import augmentation as augment
 from hglad.errors import HgladError
+from hglad.evaluation import training
+from hglad.experiments.presets import preset
 from hglad.metrics import create_metric
 from hglad.networks import create_network, initialise
 from hglad.objectives import create_objective
 from hglad.objectives.dm import distribution_matching
-from hglad.presets import preset
 from hglad.priors import Latents, PixelPrior
 from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.search import Search
-from hglad.search_state import SearchState, load_state, save_state
-from hglad.stages import SearchSettings
+from hglad.search.loop import Search
+from hglad.search.stages import SearchSettings
+from hglad.search.state import SearchState, load_state, save_state
 from hglad.storage import read_metadata, read_tensors
 
 QUICK = {

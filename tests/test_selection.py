@@ -6,7 +6,7 @@ import pytest
 from result_frames import make_distances, make_variants
 from scipy import stats
 
-from hglad import selection
+from hglad.analysis import selection
 
 
 def test_rank_correlation_is_one_for_the_right_order_and_counts_handed_on_images_once():

@@ -15,16 +15,16 @@ from PIL import Image
 
 from hglad.cli import main
 from hglad.cli.share import EXPORT_FORMATS
-from hglad.data import DataSet, from_arrays
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.data.datasets import DataSet, from_arrays
 from hglad.errors import HgladError
-from hglad.evaluation import evaluate
+from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.export import FORMS, Request, export_set, folder_names
+from hglad.evaluation.score import evaluate
+from hglad.evaluation.set_files import read_set
+from hglad.evaluation.training import TrainingSettings
+from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.results import Store
-from hglad.set_files import read_set
-from hglad.sharing.sets import FORMS, Request, export_set, folder_names
 from hglad.storage import read_json
-from hglad.training import TrainingSettings
 
 NAMES = ("zebra", "ape", "mole")  # not by the alphabet, which `datasets` would sort them by
 QUICK = TrainingSettings(epochs=3, lr=0.01, augmentation="", ema_decay=None)
@@ -100,7 +100,7 @@ def front_matter(readme: Path) -> dict:
     ("imagefolder", 3, False), ("imagefolder", 1, True), ("parquet", 1, False), ("parquet", 3, True),
 ])  # fmt: skip
 def test_datasets_reads_the_folder_with_its_card(tmp_path, data, monkeypatch, form, channels, soft):
-    monkeypatch.setattr("hglad.sharing.sets.load_data", lambda *_: data[channels])
+    monkeypatch.setattr("hglad.evaluation.export.load_data", lambda *_: data[channels])
     made = made_set(channels, soft)
     found = load_with_datasets(exported(tmp_path, made, form), tmp_path)
     assert found["names"] == list(NAMES)
@@ -116,7 +116,7 @@ def test_datasets_reads_the_folder_with_its_card(tmp_path, data, monkeypatch, fo
 
 
 def test_datasets_reads_the_parquet_file_alone(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("hglad.sharing.sets.load_data", lambda *_: data[3])
+    monkeypatch.setattr("hglad.evaluation.export.load_data", lambda *_: data[3])
     (file,) = exported(tmp_path, made_set(), "parquet").glob("data/*")
     found = load_with_datasets(file, tmp_path, "parquet")
     assert found["names"] == list(NAMES)
@@ -135,7 +135,7 @@ def scores(made: DistilledSet, data: DataSet) -> list[float]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("form", ["imagefolder", "pt"])
 def test_scores_are_those_of_the_set(tmp_path, data, monkeypatch, form, channels, soft):
-    monkeypatch.setattr("hglad.sharing.sets.load_data", lambda *_: data[channels])
+    monkeypatch.setattr("hglad.evaluation.export.load_data", lambda *_: data[channels])
     made = made_set(channels, soft)
     place = exported(tmp_path, made, form)
     back = read_set(place / "distilled.pt" if form == "pt" else place, data[channels].train)
@@ -157,7 +157,7 @@ def test_pt_is_plain_tensors(tmp_path):
 
 
 def test_soft_labels_of_an_image_are_missed(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("hglad.sharing.sets.load_data", lambda *_: data[3])
+    monkeypatch.setattr("hglad.evaluation.export.load_data", lambda *_: data[3])
     place = exported(tmp_path, made_set(soft=True), "imagefolder") / "train"
     (place / "ape" / "000.png").rename(place / "ape" / "other.png")
     with pytest.raises(HgladError, match=r"metadata.csv has no labels of ape/other.png: add them"):

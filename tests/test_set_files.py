@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import save_image
 
-from hglad.data import RealData, from_arrays
-from hglad.distilled import DistilledSet, to_uint8
+from hglad.data.datasets import RealData, from_arrays
 from hglad.errors import HgladError
-from hglad.set_checks import LARGEST_SPILL
-from hglad.set_files import is_own, read_set
+from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.set_checks import LARGEST_SPILL
+from hglad.evaluation.set_files import is_own, read_set
 
 NAMES = ("ant", "bee", "cat")
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])

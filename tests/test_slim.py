@@ -8,20 +8,20 @@ import pytest
 import torch
 import yaml
 
+from hglad.book.bundle import Results
 from hglad.cli import main
-from hglad.distilled import DistilledSet, leave_images_out
 from hglad.errors import HgladError
-from hglad.evaluation_task import EvaluateTask
-from hglad.experiments import metric_ablation, paper_vs_code, plan
-from hglad.profile import Profile
-from hglad.results import Store
-from hglad.runner import missing_tasks, run_all
+from hglad.evaluation.distilled import DistilledSet, leave_images_out
+from hglad.experiments.definitions import metric_ablation, paper_vs_code, plan
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.profile import Profile
+from hglad.experiments.runner import missing_tasks, run_all
+from hglad.experiments.slim import mebibytes, shown, unneeded_images
+from hglad.experiments.staleness import LEFT_OUT, Reasons
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import DistillTask, MeasureTask
+from hglad.search.stages import KINDS
 from hglad.settings import to_dict
-from hglad.sharing.bundle import Results
-from hglad.slim import mebibytes, shown, unneeded_images
-from hglad.stages import KINDS
-from hglad.staleness import LEFT_OUT, Reasons
-from hglad.tasks import DistillTask, MeasureTask
 
 
 @pytest.fixture(scope="module")

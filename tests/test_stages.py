@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hglad.cost import step_flops
 from hglad.errors import HgladError
-from hglad.presets import PRESETS, RATES, preset, published_schedule
+from hglad.experiments.cost import step_flops
+from hglad.experiments.presets import PRESETS, RATES, preset, published_schedule
 from hglad.priors import PixelPrior
 from hglad.priors.biggan import BigGAN, BigGANSettings
+from hglad.search.stages import SearchSettings, plan_stages
 from hglad.settings import from_dict
-from hglad.stages import SearchSettings, plan_stages
 
 LAYERS = ("input", "L0", "L1", "L2", "pixels")
 FLOPS = (8.0, 6.0, 4.0, 2.0, 0.0)

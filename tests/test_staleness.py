@@ -9,12 +9,13 @@ from time import process_time
 
 import pytest
 
-from hglad.evaluation_task import EvaluateTask
-from hglad.results import Store
-from hglad.staleness import DAMAGED, NEW, Reasons
+from hglad.book.trace import result_files
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.staleness import DAMAGED, NEW, Reasons
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import ClassifierTask, DistillTask, ExpertTask, MeasureTask
+from hglad.experiments.versions import MODULES
 from hglad.storage import write_json
-from hglad.tasks import ClassifierTask, DistillTask, ExpertTask, MeasureTask
-from hglad.trace import result_files
 
 
 def fresh(tasks: list) -> list:
@@ -64,7 +65,7 @@ def test_a_raised_version_renews_what_used_it_and_says_why(
     tiny_tasks, tiny_store, monkeypatch, module, component, renewed
 ):
     before = {task.key for task in tiny_tasks}
-    monkeypatch.setattr(import_module(f"hglad.{module}"), "VERSION", 2)
+    monkeypatch.setattr(import_module(MODULES.get(module, f"hglad.{module}")), "VERSION", 2)
     reasons = Reasons(tiny_store)
     tasks = fresh(tiny_tasks)
     missing = [task for task in tasks if not task.done(tiny_store)]
@@ -77,14 +78,14 @@ def test_a_raised_version_renews_what_used_it_and_says_why(
 
 
 def test_two_raised_versions_are_both_named(tiny_tasks, tiny_store, monkeypatch):
-    monkeypatch.setattr(import_module("hglad.search"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.search.loop"), "VERSION", 2)
     monkeypatch.setattr(import_module("hglad.objectives.dm"), "VERSION", 3)
     task = next(task for task in fresh(tiny_tasks) if named(task) == "pixels of dm scored")
     assert Reasons(tiny_store).why(task) == "objective dm version 1, now 3; search version 1, now 2"
 
 
 def test_another_setting_is_new(tiny_tasks, tiny_store, monkeypatch):
-    monkeypatch.setattr(import_module("hglad.search"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.search.loop"), "VERSION", 2)
     task = next(task for task in fresh(tiny_tasks) if named(task) == "pixels of dm scored")
     assert Reasons(tiny_store).why(replace(task, repeats=7)) == NEW
 
@@ -129,7 +130,7 @@ def test_of_several_results_the_newest_is_compared(tiny_tasks, tiny_store, tmp_p
         content["provenance"] |= {"started": day}
         content["provenance"]["algorithms"]["training"] = training
         write_json(store.evaluation_file(f"version-{training}"), content)
-    monkeypatch.setattr(import_module("hglad.training"), "VERSION", 3)
+    monkeypatch.setattr(import_module("hglad.evaluation.training"), "VERSION", 3)
     assert Reasons(store).why(fresh([task])[0]) == "training version 1, now 3"
 
 
@@ -149,7 +150,7 @@ def test_a_thousand_tasks_take_no_time(tiny_tasks, tiny_store, tmp_path, monkeyp
     for each in tasks:
         content["provenance"] |= each.declared()
         store.evaluation_file(each.key).write_text(json.dumps(content))
-    monkeypatch.setattr(import_module("hglad.training"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.evaluation.training"), "VERSION", 2)
     begin = process_time()
     reasons = Reasons(store)
     assert {reasons.why(each) for each in fresh(tasks)} == {"training version 1, now 2"}

@@ -6,8 +6,7 @@ import pytest
 from result_frames import THREE_SEEDS, cell_rows, simulated, together
 from scipy import stats
 
-from hglad.errors import HgladError
-from hglad.statistics import (
+from hglad.analysis.statistics import (
     NETWORKS_NAME,
     SEEDS_NAME,
     as_cell,
@@ -20,6 +19,7 @@ from hglad.statistics import (
     summarise,
     t_factor,
 )
+from hglad.errors import HgladError
 
 
 def test_repeats_are_averaged_per_seed():

@@ -7,15 +7,15 @@ import pytest
 import torch
 import yaml
 
-from hglad.batch.rules import PriorTask
-from hglad.data import DataSettings, load_data
+from hglad.data.datasets import DataSettings, load_data
 from hglad.errors import HgladError
+from hglad.experiments.rules import PriorTask
 from hglad.priors import load_prior, prior_card, save_prior
-from hglad.priors.gan import GANSettings, GANTraining
 from hglad.priors.geometry import Head, StyleGANXLSettings
-from hglad.priors.quality import QualitySettings
-from hglad.priors.stem import with_stem
-from hglad.priors.train import PriorSettings, fit_to_data, read_prior_settings, train_prior
+from hglad.priors.training.gan import GANSettings, GANTraining
+from hglad.priors.training.quality import QualitySettings
+from hglad.priors.training.stem import with_stem
+from hglad.priors.training.train import PriorSettings, fit_to_data, read_prior_settings, train_prior
 
 DATA = DataSettings("digits", resolution=16)
 HEAD = {"up_factor": 2, "layers": 3}

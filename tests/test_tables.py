@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 
+from hglad.analysis.rendering import Table, chosen_format, latex, render
+from hglad.analysis.statistics import as_cell, difference, ratio, seed_means, summarise
+from hglad.analysis.tables import cells, notes_of, result_table, select
 from hglad.cli import main
 from hglad.errors import HgladError
+from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.rendering import Table, chosen_format, latex, render
-from hglad.results import Store
-from hglad.statistics import as_cell, difference, ratio, seed_means, summarise
-from hglad.tables import cells, notes_of, result_table, select
 
 RANDOM = {0: [30.0, 32.0], 1: [35.0, 33.0], 2: [31.0, 36.0], 5: [10.0, 10.0]}
 FULL = {0: [90.0], 1: [91.0], 2: [90.5]}

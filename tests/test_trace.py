@@ -8,14 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from hglad.book.trace import FIELDS, record_of, records, result_files, summary, trace
+from hglad.book.trace_text import as_text
 from hglad.cli import main
 from hglad.errors import HgladError
+from hglad.experiments.tasks import DistillTask, ExpertTask
 from hglad.paths import PROJECT
 from hglad.provenance import commit
 from hglad.storage import read_json, write_json
-from hglad.tasks import DistillTask, ExpertTask
-from hglad.trace import FIELDS, record_of, records, result_files, summary, trace
-from hglad.trace_text import as_text
 
 METADATA = {
     "profile": "digits",
@@ -82,7 +82,7 @@ def test_a_copied_set_keeps_its_key(tiny_tasks, tiny_store, tmp_path):
 
 
 def test_older_versions_are_named(tiny_tasks, tiny_store, monkeypatch):
-    monkeypatch.setattr(import_module("hglad.search"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.search.loop"), "VERSION", 2)
     task = next(task for task in tiny_tasks if isinstance(task, DistillTask))
     found = trace(tiny_store.set_folder(task.key))
     assert found["older"] == ["search version 1, now 2"]
@@ -90,7 +90,7 @@ def test_older_versions_are_named(tiny_tasks, tiny_store, monkeypatch):
 
 
 def test_a_folder_is_summed_up(tiny_tasks, tiny_store, monkeypatch):
-    monkeypatch.setattr(import_module("hglad.experts"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.objectives.experts"), "VERSION", 2)
     found = trace(tiny_store.root)
     (group,) = found["groups"]
     assert sum(group["results"].values()) == len(tiny_tasks) == len(list(result_files(tiny_store.root)))

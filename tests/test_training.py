@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hglad.data import DataSet, load_data
+from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
-from hglad.networks import create_network
-from hglad.networks.chunks import accumulate_gradient
-from hglad.training import (
+from hglad.evaluation.training import (
     SCHEDULES,
     TrainingSettings,
     accuracy,
@@ -22,6 +20,8 @@ from hglad.training import (
     predict,
     train_classifier,
 )
+from hglad.networks import create_network
+from hglad.networks.chunks import accumulate_gradient
 
 PLAIN = TrainingSettings(epochs=1, lr=0.1, schedule="constant", augmentation="", ema_decay=None)
 QUICK = TrainingSettings(epochs=30, batch_size=50, lr=0.05, ema_decay=0.8)

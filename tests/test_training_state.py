@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hglad import training_state
+from hglad.evaluation import training_state
+from hglad.evaluation.training import TrainingSettings, train_classifier
 from hglad.networks import create_network
 from hglad.storage import read_metadata
-from hglad.training import TrainingSettings, train_classifier
 
 NETWORKS = {
     "convnet": {"name": "convnet", "depth": 2, "width": 4},

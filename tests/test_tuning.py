@@ -6,18 +6,14 @@ import pytest
 import torch
 import yaml
 
-from hglad.data import DataSettings
-from hglad.distillation import load_real
+from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.experiments import layer_count
-from hglad.paths import PROJECT
-from hglad.profile import Profile, changed
-from hglad.profile_file import profile_from, read_profile
-from hglad.results import Store
-from hglad.stages import KINDS
-from hglad.storage import read_json
-from hglad.tasks import DistillTask
-from hglad.tuning import (
+from hglad.experiments.definitions import layer_count
+from hglad.experiments.profile import Profile, changed
+from hglad.experiments.profile_file import profile_from, read_profile
+from hglad.experiments.store import Store
+from hglad.experiments.tasks import DistillTask
+from hglad.experiments.tuning import (
     FIRST_SEED,
     TUNED,
     TuningSettings,
@@ -28,6 +24,10 @@ from hglad.tuning import (
     trial_table,
     tune,
 )
+from hglad.paths import PROJECT
+from hglad.search.distillation import load_real
+from hglad.search.stages import KINDS
+from hglad.storage import read_json
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}

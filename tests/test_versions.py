@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hglad import versions
 from hglad.errors import HgladError
+from hglad.experiments import versions
+from hglad.experiments.versions import asked, components, current, declared, differences, first, unversioned
 from hglad.paths import PROJECT
-from hglad.versions import asked, components, current, declared, differences, first, unversioned
 
 HERE = Path(__file__).parent
 
@@ -93,7 +93,7 @@ def test_what_a_key_asks_for_is_what_it_follows_from(monkeypatch):
         "request": "a None None None",
         "algorithms": {"objective dm": 1, "search": 1},
     }
-    monkeypatch.setattr(import_module("hglad.search"), "VERSION", 2)
+    monkeypatch.setattr(import_module("hglad.search.loop"), "VERSION", 2)
     assert declared(key_with)["request"] == before["request"]
     assert differences(before["algorithms"]) == ["search version 1, now 2"]
     assert differences({"objective gone": 3}) == ["objective gone version 3, now not there"]

@@ -23,18 +23,18 @@ def add_data(commands) -> None:
 
 
 def _data_list(options) -> None:
-    from hglad.data import available
+    from hglad.data.datasets import available
 
     for name, description in available():
         print(f"{name:20} {description}")
 
 
 def _data_check(options) -> None:
-    from hglad.data import DataSettings, describe, load_data
+    from hglad.data.datasets import DataSettings, describe, load_data
 
     data = load_data(options.name, options.root, options.resolution, download=options.download)
     if options.record:
-        from hglad.described import record, record_file
+        from hglad.data.described import record, record_file
 
         record(data, record_file(DataSettings(options.name, options.root, options.resolution)))
     print(json.dumps(describe(data), indent=1))

@@ -35,8 +35,8 @@ def add_distill(commands) -> None:
 
 
 def _distill(options) -> None:
-    from hglad.distillation import distill
-    from hglad.profile_file import read_profile
+    from hglad.experiments.profile_file import read_profile
+    from hglad.search.distillation import distill
 
     if options.out is None and not options.explain:
         raise HgladError("distill needs --out DIR, the folder to write (or --explain, which runs nothing)")
@@ -54,9 +54,9 @@ def _distill(options) -> None:
 
 def _distillation_settings(profile, options):
     """Settings of a run: the profile's, then the preset's, then those of --set."""
-    from hglad.distillation import DistillationSettings
-    from hglad.experiments import layer_count
-    from hglad.presets import preset, published_schedule
+    from hglad.experiments.definitions import layer_count
+    from hglad.experiments.presets import preset, published_schedule
+    from hglad.search.distillation import DistillationSettings
 
     profile = replace(profile, prior=options.prior or profile.prior)
     changes = {"search": {}, "metric": {}}
@@ -90,8 +90,8 @@ def _assignment(text: str) -> tuple[str, str, object]:
 
 
 def _explain(settings, device: str) -> None:
-    from hglad.distillation import known_real, planned_stages
-    from hglad.report import stage_plan
+    from hglad.analysis.report import stage_plan
+    from hglad.search.distillation import known_real, planned_stages
 
     images = settings.ipc * len(known_real(settings.data).train.classes)
     print(stage_plan(planned_stages(settings, device), images).to_string(index=False))
@@ -99,9 +99,9 @@ def _explain(settings, device: str) -> None:
 
 def _experts_of(profile, settings, device: str) -> Path | None:
     """Folder of the experts that a run needs, which are trained first where they are missing."""
-    from hglad.results import Store
-    from hglad.runner import run_all
-    from hglad.tasks import DistillTask
+    from hglad.experiments.runner import run_all
+    from hglad.experiments.store import Store
+    from hglad.experiments.tasks import DistillTask
 
     tasks, store = DistillTask(settings).experts, Store.of_profile(profile.profile)
     run_all(tasks, store, device=device)
@@ -131,10 +131,10 @@ def add_tune(commands) -> None:
 
 
 def _tune(options) -> None:
-    from hglad.profile_file import read_profile
-    from hglad.results import Store
+    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.store import Store
+    from hglad.experiments.tuning import TuningSettings, as_yaml, read_earlier, together, trial_table, tune
     from hglad.storage import write_json
-    from hglad.tuning import TuningSettings, as_yaml, read_earlier, together, trial_table, tune
 
     profile = read_profile(options.config)
     settings = TuningSettings(options.trials, options.seeds, options.repeats, options.holdout)
@@ -160,10 +160,10 @@ def add_explore(commands) -> None:
 
 
 def _explore(options) -> None:
-    from hglad.data import DataSettings
-    from hglad.distillation import load_real
-    from hglad.distilled import DistilledSet
-    from hglad.explorer import kept_iterates, write_explorer
+    from hglad.book.explorer import kept_iterates, write_explorer
+    from hglad.data.datasets import DataSettings
+    from hglad.evaluation.distilled import DistilledSet
+    from hglad.search.distillation import load_real
     from hglad.settings import from_dict
 
     check_new(options.out)

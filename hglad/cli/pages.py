@@ -12,7 +12,7 @@ def add_notebooks(commands) -> None:
 
 
 def _notebooks(options) -> None:
-    from hglad.notebooks import execute_all
+    from hglad.book.notebooks import execute_all
 
     execute_all(options.config, options.results, options.out)
 
@@ -28,6 +28,6 @@ def add_book(commands) -> None:
 
 
 def _book(options) -> None:
-    from hglad.book import build
+    from hglad.book.build import build
 
     print(f"book: {build(options.profile, options.notebooks, options.out)}")

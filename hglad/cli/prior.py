@@ -37,7 +37,7 @@ def add_prior(commands) -> None:
 
 
 def _prior_train(options) -> None:
-    from hglad.priors.train import read_prior_settings, train_prior
+    from hglad.priors.training.train import read_prior_settings, train_prior
 
     card = train_prior(read_prior_settings(options.config), options.out, options.device)
     print(json.dumps(card["quality"], indent=1))
@@ -57,9 +57,9 @@ def _prior_import(options) -> None:
 
 
 def _prior_sample(options) -> None:
-    from hglad.distilled import save_grid
+    from hglad.evaluation.distilled import save_grid
     from hglad.priors import load_prior
-    from hglad.priors.quality import draw_samples
+    from hglad.priors.training.quality import draw_samples
 
     prior = load_prior(options.name).set_truncation(options.truncation)
     classes = _classes(options.classes) or range(min(10, max(1, prior.settings.c_dim)))

@@ -14,7 +14,7 @@ def add_compare(commands) -> None:
 
 
 def _compare(options) -> None:
-    from hglad.results import Store, compare, verdict
+    from hglad.experiments.store import Store, compare, verdict
 
     table = compare(Store(Path(options.recomputed)).rows(), Store(Path(options.committed)).rows())
     print(table.to_string(index=False))
@@ -49,9 +49,9 @@ def add_results(commands) -> None:
 
 
 def _results_table(options) -> None:
-    from hglad.published import beside_published, images_of
-    from hglad.rendering import chosen_format, render, write_text
-    from hglad.tables import INTERVALS, cells, notes_of, published_table, result_table, select
+    from hglad.analysis.published import beside_published, images_of
+    from hglad.analysis.rendering import chosen_format, render, write_text
+    from hglad.analysis.tables import INTERVALS, cells, notes_of, published_table, result_table, select
 
     form = chosen_format(options.format, options.out)
     check_new(options.out)
@@ -73,7 +73,7 @@ def _results_table(options) -> None:
 
 
 def _results_export(options) -> None:
-    from hglad.sharing.rows import check_suffix, export_rows, write_rows
+    from hglad.analysis.rows import check_suffix, export_rows, write_rows
 
     check_suffix(options.out)
     store, keys = _named_results(options)
@@ -83,10 +83,10 @@ def _results_export(options) -> None:
 
 
 def _results_slim(options) -> None:
-    from hglad.distilled import leave_images_out
-    from hglad.profile_file import read_profile
-    from hglad.results import Store
-    from hglad.slim import mebibytes, unneeded_images
+    from hglad.evaluation.distilled import leave_images_out
+    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.slim import mebibytes, unneeded_images
+    from hglad.experiments.store import Store
 
     profile = read_profile(options.config)
     store = Store.of_profile(profile.profile, options.results)
@@ -101,13 +101,13 @@ def _results_slim(options) -> None:
 
 def _named_results(options) -> tuple:
     """Store of a profile or a folder, and marks by key of what a profile's file plans; none for all of it."""
-    from hglad.results import Store
+    from hglad.experiments.store import Store
 
     if not options.name.endswith((".yaml", ".yml")):
         return Store.named(options.name, options.results), None
-    from hglad.evaluation_task import EvaluateTask, marks_by_key
-    from hglad.experiments import plan
-    from hglad.profile_file import read_profile
+    from hglad.experiments.definitions import plan
+    from hglad.experiments.evaluation_task import EvaluateTask, marks_by_key
+    from hglad.experiments.profile_file import read_profile
 
     profile = read_profile(options.name)
     store = Store.of_profile(profile.profile, options.results)

@@ -38,8 +38,8 @@ def add_run(commands) -> None:
 
 
 def _run(options) -> int:
-    from hglad.batch.console import Console, JsonLines, Lines
-    from hglad.batch.engine import Request, run
+    from hglad.experiments.console import Console, JsonLines, Lines
+    from hglad.experiments.engine import Request, run
 
     if options.book and not options.notebooks:
         raise HgladError("--book needs --notebooks DIR, the folder of the executed notebooks that it shows")
@@ -54,7 +54,7 @@ def _run(options) -> int:
 
 def _machine(options):
     """Where the jobs of a run compute."""
-    from hglad.batch.folder import Machine
+    from hglad.experiments.batch_folder import Machine
 
     for name in ("cores", "gpus", "threads", "job_seconds"):
         if (value := getattr(options, name)) is not None and value <= 0:
@@ -76,8 +76,8 @@ def add_job(commands) -> None:
 
 
 def _job(options) -> None:
-    from hglad.batch.folder import RunFolder
-    from hglad.batch.worker import work
+    from hglad.experiments.batch_folder import RunFolder
+    from hglad.experiments.worker import work
 
     work(RunFolder(options.folder), options.name)
 
@@ -89,8 +89,8 @@ def add_check(commands) -> None:
 
 
 def _check(options) -> None:
-    from hglad.profile_checks import check_profile, summary
-    from hglad.profile_file import read_profile
+    from hglad.experiments.profile_checks import check_profile, summary
+    from hglad.experiments.profile_file import read_profile
 
     profile = read_profile(options.config)
     check_profile(profile)
@@ -108,11 +108,11 @@ def add_experts(commands) -> None:
 
 
 def _experts(options) -> None:
-    from hglad.experts import ExpertSettings
-    from hglad.profile_file import read_profile
-    from hglad.results import Store
-    from hglad.runner import run_all
-    from hglad.tasks import expert_tasks
+    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.runner import run_all
+    from hglad.experiments.store import Store
+    from hglad.experiments.tasks import expert_tasks
+    from hglad.objectives.experts import ExpertSettings
 
     profile = read_profile(options.config)
     settings = profile.objective("mtt").experts or ExpertSettings()

@@ -43,7 +43,7 @@ def add_evaluate(commands) -> None:
 def _evaluate(options) -> None:
     import pandas as pd
 
-    from hglad.scoring import Scoring, SetFile, score_file, score_table
+    from hglad.evaluation.score_file import Scoring, SetFile, score_file, score_table
     from hglad.storage import write_json
 
     check_new(options.json)

@@ -18,8 +18,8 @@ def add_provenance(commands) -> None:
 
 
 def _provenance(options) -> None:
-    from hglad.trace import trace
-    from hglad.trace_text import as_text
+    from hglad.book.trace import trace
+    from hglad.book.trace_text import as_text
 
     found = trace(options.path)
     print(json.dumps(found, indent=1) if options.json else as_text(found))
@@ -45,7 +45,7 @@ def add_export(commands) -> None:
 
 
 def _export(options) -> None:
-    from hglad.sharing.sets import Request, export_set
+    from hglad.evaluation.export import Request, export_set
 
     request = Request(options.format, options.data, options.root, options.licence, options.scores)
     count = export_set(options.folder, request, options.out)
@@ -66,7 +66,7 @@ def add_report(commands) -> None:
 
 
 def _report(options) -> None:
-    from hglad.sharing.bundle import write_bundle
+    from hglad.book.bundle import write_bundle
 
     check_new(options.out)
     print(write_bundle(options.name, options.results, options.out))

@@ -5,12 +5,12 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from hglad.augment import DSA
-from hglad.data import RealData
+from hglad.data.augmentation import DSA
+from hglad.data.datasets import RealData
+from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
 from hglad.metrics.draws import seeded, untrained
 from hglad.metrics.registry import register_metric
 from hglad.networks.registry import Classifier, require
-from hglad.training import TrainingSettings, accuracy, train_classifier
 
 VERSION = 1  # raise when the same images give another error rate
 

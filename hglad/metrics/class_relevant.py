@@ -12,7 +12,7 @@ Two parts of the reading are options: the block that F is taken from, and what A
 import torch
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.metrics.feature import FeatureDistance
 from hglad.metrics.registry import register_metric
 from hglad.networks.registry import Classifier

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.metrics.real_side import real_side
 from hglad.metrics.registry import register_metric
 from hglad.networks.chunks import forward_size

@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded
 from hglad.metrics.registry import register_metric
 from hglad.networks.registry import require

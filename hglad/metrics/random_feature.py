@@ -4,7 +4,7 @@ from statistics import fmean
 
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded, untrained
 from hglad.metrics.feature import FeatureDistance
 from hglad.metrics.registry import register_metric

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 
 _known: WeakKeyDictionary[RealData, dict[str, Tensor]] = WeakKeyDictionary()
 

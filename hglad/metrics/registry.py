@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.networks.registry import Classifier
 from hglad.objectives.registry import Objective

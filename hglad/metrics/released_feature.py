@@ -10,7 +10,7 @@ set itself, and a large part of it says how the networks differ. It is here to m
 import torch
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded, untrained
 from hglad.metrics.feature import class_images, parts_of
 from hglad.metrics.real_side import real_side

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hglad.augment import Augmentation, Transform
+from hglad.data.augmentation import Augmentation, Transform
 from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
 from hglad.networks.registry import Classifier, require

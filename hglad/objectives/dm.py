@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hglad.augment import DSA, Augmentation
+from hglad.data.augmentation import DSA, Augmentation
 from hglad.networks.chunks import chunk_size
 from hglad.networks.initialise import dropout_from, initialise
 from hglad.networks.registry import Classifier, require

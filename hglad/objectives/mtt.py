@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hglad.augment import DSA, Augmentation, Transform
+from hglad.data.augmentation import DSA, Augmentation, Transform
 from hglad.errors import HgladError
-from hglad.experts import Experts
 from hglad.networks.registry import Classifier, require
 from hglad.objectives.derivatives import Derivatives, Weights, use_batch_statistics
+from hglad.objectives.experts import Experts
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 from hglad.registry import unknown
 

@@ -10,7 +10,7 @@ from hglad.registry import Registry
 
 
 class RealBatches(Protocol):
-    """What an objective needs of `hglad.data.RealData`."""
+    """What an objective needs of `hglad.data.datasets.RealData`."""
 
     classes: tuple[str, ...]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from hglad.errors import HgladError
+from hglad.experiments.versions import Versions, current
 from hglad.paths import PROJECT
 from hglad.priors.recipe import build, read_recipe, recipe_card, recipe_hash
 from hglad.priors.registry import Generator, family, kind_of
 from hglad.settings import suggestion
 from hglad.storage import read_json, read_tensors, write_json, write_tensors
-from hglad.versions import Versions, current
 
 SUFFIXES = (".safetensors", ".yaml")  # weights before recipes
 

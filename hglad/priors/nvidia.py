@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hglad.download import check_sum, fetch
+from hglad.data.download import check_sum, fetch
 from hglad.errors import HgladError
 from hglad.priors.files import save_prior
 from hglad.priors.geometry import LayerPlan, StyleGANXLSettings, plan_layers

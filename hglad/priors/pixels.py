@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hglad.data import RealData
+from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.priors.base import Latents
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from hglad.errors import HgladError
+from hglad.experiments.versions import Versions, current
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
 from hglad.settings import fingerprint, read_yaml, to_dict
-from hglad.versions import Versions, current
 
 VERSION = 1  # raise when the same recipe builds another generator
 

@@ -1,0 +1,1 @@
+"""Real images: data sets, image files, augmentation."""

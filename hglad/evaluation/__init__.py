@@ -1,0 +1,1 @@
+"""Distilled sets and what they are worth: training, protocols, scores, exports."""

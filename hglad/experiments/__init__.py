@@ -1,0 +1,1 @@
+"""What a profile runs: tasks, their store, the Snakemake workflow, tuning."""

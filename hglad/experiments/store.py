@@ -1,0 +1,250 @@
+"""Result rows on disk, the cells that they belong to, and the comparison of two sets of results."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from hglad.analysis.statistics import summarise, t_factor
+from hglad.errors import HgladError
+from hglad.experiments.locks import held
+from hglad.paths import PROJECT, results_folder
+from hglad.settings import suggestion
+from hglad.storage import intact, read_json, read_tensors, write_json, write_tensors
+
+CELL = [
+    "objective",
+    "generator",
+    "variant",
+    "method",
+    "layer",
+    "ipc",
+    "network",
+]  # what a table cell is about; further columns of marks belong to it as well, see `cell_columns`
+MARKS = (
+    "objective",
+    "method",
+    "layer",
+    "ipc",
+    "seed",
+    "generator",
+    "variant",
+    "augmentation",
+)  # columns that say what a row is about, by the table that it stands in
+NOT_CELL = {"seed", "repeat", "accuracy", "key", "iterate", "stage", "step"}
+
+
+class Store:
+    """Folder of a profile's results; a result is there when its file is, under its fingerprint.
+
+    `sets/` holds folders, `classifiers/` weights, `evaluations/` and `distances/` JSON with provenance.
+    """
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    @classmethod
+    def of_profile(cls, profile: str, folder: Path | str | None = None) -> Self:
+        """Results of a profile in `folder`, by default where `hglad.paths.results_folder` says."""
+        return cls(folder or results_folder(profile))
+
+    @classmethod
+    def named(cls, name: str, folder: Path | str | None = None) -> Self:
+        """Results in a folder of that path, else those of the profile of that name.
+
+        Raises:
+            HgladError: neither a folder nor a known profile.
+        """
+        if Path(name).is_dir():
+            return cls(name)
+        known = {path.name for path in (PROJECT / "data" / "results").glob("*/")}
+        known |= {path.stem for path in (PROJECT / "configs").glob("*.yaml")}
+        if name not in known:
+            raise HgladError(f"no profile or folder of results '{name}': {suggestion(name, known)}")
+        return cls.of_profile(name, folder)
+
+    @contextmanager
+    def claim(self, key: str, wait: bool = True) -> Iterator[None]:
+        """Keep other processes from computing the result of that key at the same time.
+
+        The lock is the kernel's: it ends with the process, however that ends. Where the file system has no
+        locks nothing is kept out; two processes then do the same work, and the last one's result stays.
+
+        Raises:
+            filelock.Timeout: another process has it and `wait` is false.
+        """
+        with held(self.root / ".locks" / f"{key}.lock", wait):
+            yield
+
+    def set_folder(self, key: str) -> Path:
+        """Folder of a distilled set."""
+        return self.root / "sets" / key
+
+    def experts_folder(self, key: str) -> Path:
+        """Folder of a set of expert trajectories; large, not committed."""
+        return self.root / "experts" / key
+
+    def classifier_file(self, key: str) -> Path:
+        """Weights of a classifier behind a metric."""
+        return self.root / "classifiers" / f"{key}.safetensors"
+
+    def evaluation_file(self, key: str) -> Path:
+        """Rows of an evaluation."""
+        return self.root / "evaluations" / f"{key}.json"
+
+    def parts_folder(self, key: str) -> Path:
+        """What an evaluation under way keeps; not committed."""
+        return self.root / "evaluations" / f"{key}.parts"
+
+    def confusion_file(self, key: str) -> Path:
+        """Confusion matrices of an evaluation, one per row."""
+        return self.root / "evaluations" / f"{key}.safetensors"
+
+    def confusions(self, key: str) -> Tensor:
+        """Images by row of the evaluation, true class and predicted class, int64 (rows, classes, classes).
+
+        Raises:
+            HgladError: an evaluation from before they were kept.
+        """
+        file = self.confusion_file(key)
+        if not file.is_file():
+            raise HgladError(f"no file {file}: delete {key}.json beside it to have the evaluation made again")
+        return read_tensors(file)["confusion"].long()
+
+    def distances_file(self, key: str) -> Path:
+        """Distances of the iterates of a run by several metrics."""
+        return self.root / "distances" / f"{key}.json"
+
+    def write_rows(
+        self, key: str, frame: pd.DataFrame, provenance: dict, confusions: Tensor | None = None
+    ) -> None:
+        """Keep the rows of an evaluation with their provenance, and a confusion matrix for each row."""
+        if confusions is not None:  # first, because the rows say that the evaluation is done
+            write_tensors(self.confusion_file(key), {"confusion": confusions.int()})
+        write_json(self.evaluation_file(key), {"rows": frame.to_dict("records"), "provenance": provenance})
+
+    def rows(self, keys: Iterable[str] | Mapping[str, dict] | None = None) -> pd.DataFrame:
+        """Tidy rows of the named evaluations (each once), or of all of them.
+
+        Args:
+            keys: keys of evaluations, or the marks (`MARKS`) of the rows by key. Where only keys are given,
+                rows have the marks of the table that they were computed for.
+
+        Raises:
+            HgladError: no evaluations in the folder, or a damaged one.
+        """
+        if keys is None:
+            keys = sorted(path.stem for path in (self.root / "evaluations").glob("*.json"))
+        marks = keys if isinstance(keys, Mapping) else {}
+        if not keys:
+            raise HgladError(f"no results in {self.root}: expected some from hglad run")
+        parts = {key: _marked(self._part(key, "rows"), marks.get(key)) for key in dict.fromkeys(keys)}
+        frames = [pd.DataFrame(rows).assign(key=key) for key, rows in parts.items()]
+        return pd.concat(frames, ignore_index=True)
+
+    def provenance(self, keys: list[str]) -> list[dict]:
+        """Provenance of the named evaluations."""
+        return [self._part(key, "provenance") for key in keys]
+
+    def _part(self, key: str, part: str) -> list | dict:
+        file = self.evaluation_file(key)
+        content = read_json(file)
+        if not isinstance(content, dict) or part not in content:
+            raise HgladError(f"{file} has no {part}: delete it to have it made again")
+        return content[part]
+
+
+def _marked(rows: list[dict], marks: dict | None) -> list[dict]:
+    """Rows with other marks; with those that they have where none are given."""
+    if marks is None:
+        return rows
+    return [marks | {name: value for name, value in row.items() if name not in MARKS} for row in rows]
+
+
+def whole(place: Path) -> bool:
+    """Whether a result is there with all of its files, none of them cut short.
+
+    Args:
+        place: its file, as `Task.place` names it; the images of a set lie beside its card, the confusion
+            matrices of an evaluation beside its rows.
+    """
+    if place.name == "card.json":
+        return intact(place) and intact(place.with_name("distilled.safetensors"))
+    beside = place.with_suffix(".safetensors")
+    return intact(place) and (not beside.is_file() or intact(beside))
+
+
+def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
+    """Hold recomputed means against the committed seeds.
+
+    A cell agrees when the recomputed mean lies in the committed seeds' 95 % prediction interval for the mean
+    of as many new seeds. Where few seeds happen to be equal, the interval still is as wide as one step of the
+    accuracy, which is one test image.
+
+    Returns:
+        One row per cell that both have: committed and recomputed mean, interval, `verdict`.
+
+    Raises:
+        HgladError: no cell that both have.
+    """
+    cell = [*CELL, *(name for name in cell_columns(committed, recomputed) if name not in CELL)]
+    old, new = (summarise(_as_text(main_rows(rows), cell), cell) for rows in (committed, recomputed))
+    table = old.merge(new, on=cell, suffixes=("", "_new"))
+    if table.empty:
+        raise HgladError("the two sets of results share no cell: expected results of the same profile")
+    half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
+    half = np.maximum(half, _accuracy_step(committed))
+    low, high = table["mean"] - half, table["mean"] + half
+    inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
+    compared = table[cell].assign(
+        committed=table["mean"].round(2),
+        recomputed=table["mean_new"].round(2),
+        interval=[f"{a:.2f} to {b:.2f}" if a <= b else "-" for a, b in zip(low, high, strict=True)],
+        verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
+    )
+    return compared.sort_values(cell, ignore_index=True)
+
+
+def _accuracy_step(rows: pd.DataFrame) -> float:
+    """Smallest difference between two accuracies that occurs; 0 where all are equal."""
+    steps = np.diff(np.unique(rows["accuracy"].round(3)))
+    return steps.min() if len(steps) else 0.0
+
+
+def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of distilled sets and baselines, without those of single iterates."""
+    return rows[rows["iterate"].isna()] if "iterate" in rows else rows
+
+
+def cell_columns(*frames: pd.DataFrame) -> list[str]:
+    """Columns that say which cell a row belongs to: those of `CELL` that occur, then every other mark.
+
+    A mark is a column of text or truth values, such as `augmentation`; further numbers are measurements.
+    """
+    present = [name for name in CELL if any(name in rows for rows in frames)]
+    others = dict.fromkeys(name for rows in frames for name in rows if _is_mark(rows, name))
+    return present + list(others)
+
+
+def _is_mark(rows: pd.DataFrame, name: str) -> bool:
+    values = rows[name].dropna()
+    return name not in (*CELL, *NOT_CELL) and len(values) > 0 and values.map(type).isin([str, bool]).all()
+
+
+def _as_text(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """Cells that are empty as text, so that they equal each other; ipc and network always are there."""
+    rows = rows.assign(**{name: None for name in cell if name not in rows})
+    marks = [name for name in cell if name not in ("method", "ipc", "network")]
+    return rows.astype(dict.fromkeys(marks, object)).fillna(dict.fromkeys(marks, "-"))
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """One line about a comparison."""
+    judged = table[table["verdict"] != "one seed only"]
+    inside = int((judged["verdict"] == "inside").sum())
+    text = f"{inside} of {len(judged)} recomputed means lie inside the committed 95 % prediction intervals"
+    return text if inside == len(judged) else f"{text}; about 1 in 20 may fall outside by chance"

@@ -1,0 +1,275 @@
+"""Learning rates, layer and stages of each search, found with the same budget on held-out training images.
+
+Every kind of search gets as many trials as the others: the profile's own settings first, then quasi-random
+points of its space. A trial distils from a part of the training images and is scored on the rest; the test
+images have no part in it.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from scipy.stats import qmc
+
+from hglad.analysis.statistics import seed_means
+from hglad.errors import HgladError
+from hglad.experiments.definitions import evaluation_of, layer_count
+from hglad.experiments.evaluation_task import EvaluateTask
+from hglad.experiments.profile import Profile
+from hglad.experiments.runner import required, run_all
+from hglad.experiments.store import Store
+from hglad.provenance import Stopwatch
+from hglad.registry import unknown
+from hglad.search.distillation import DistillationSettings
+from hglad.search.stages import KINDS
+from hglad.storage import read_json
+
+SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
+GROWTH = 2.0  # a stage has from half to twice the steps of the one before
+TUNED = ("lr_features", "lr_latents", "lr_pixels", "layer", "stages", "shares")
+FIRST_SEED = 1000  # distillation seeds of the trials, which no result uses
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """Budget of the tuning, the same for every kind of search and objective."""
+
+    trials: int = 12
+    """Settings tried, the profile's own among them."""
+    seeds: int = 2
+    """Distilled sets per trial."""
+    repeats: int = 0
+    """Networks trained per set; 0: `evaluation.repeats`."""
+    holdout: float = 0.25
+    """Share of the training images that the searches of the trials never see and that score them. A
+    generator that was trained on all training images has seen them."""
+
+    def __post_init__(self):
+        for key in ("trials", "seeds"):
+            if getattr(self, key) < 1:
+                raise HgladError(f"tune.{key} is {getattr(self, key)}: expected at least 1")
+        if self.repeats < 0:
+            raise HgladError(f"tune.repeats is {self.repeats}: expected at least 1, or 0 for the profile's")
+        if not 0 < self.holdout < 1:
+            raise HgladError(f"tune.holdout is {self.holdout}: expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Changes to `search` for one kind and objective."""
+
+    objective: str
+    kind: str
+    number: int
+    changes: dict[str, Any]
+
+    def tasks(self, profile: Profile, settings: TuningSettings) -> list[EvaluateTask]:
+        """One evaluation per seed, of the profile with training images in place of the test images."""
+        repeats = settings.repeats or profile.evaluation.repeats
+        part = replace(
+            profile,
+            data=replace(profile.data, holdout=settings.holdout),
+            evaluation=replace(profile.evaluation, repeats=repeats),
+        )
+        ipc = profile.ipcs(self.objective)[0]
+        return [
+            evaluation_of(
+                part,
+                DistillationSettings.of(part, self.objective, self.kind, ipc, seed, search=self.changes),
+            )
+            for seed in range(FIRST_SEED, FIRST_SEED + settings.seeds)
+        ]
+
+
+def tune(
+    profile: Profile,
+    settings: TuningSettings,
+    store: Store,
+    objectives: list[str] | None = None,
+    cores: int | None = None,
+    device: str = "cpu",
+    searches: list[str] | None = None,
+) -> dict:
+    """Try settings for every search of the profile with each objective.
+
+    Results of trials are kept in `store`; a tuning that was stopped goes on.
+
+    Args:
+        profile: its rates are the centre of the space, its protocol scores a trial; what is tuned in it
+            already is left out.
+        settings: budget.
+        store: where trials are kept.
+        objectives: those to tune for; none: the profile's.
+        cores: trials at the same time.
+        device: where they run.
+        searches: those to tune; none: the profile's.
+
+    Returns:
+        `trials` (rows: objective, kind, trial, accuracy, seeds, steps, flops, seconds, changes), `best`
+        (objective to kind to changes), the settings and the provenance.
+
+    Raises:
+        HgladError: a key that is tuned is also fixed by `at_ipc`; a search that the profile does not have.
+    """
+    watch, profile = Stopwatch(device), _untuned(profile)
+    objectives = objectives or profile.sets["objectives"]
+    searches = searches or profile.sets["searches"]
+    for kind in searches:
+        if kind not in profile.sets["searches"]:
+            raise unknown("search of the profile", kind, profile.sets["searches"])
+    for objective in objectives:
+        _check_at_ipc(profile, objective)
+    trials = [
+        trial
+        for objective in objectives
+        for kind in searches
+        for trial in space(profile, objective, kind, settings.trials)
+    ]
+    tasks = [trial.tasks(profile, settings) for trial in trials]
+    run_all(required([task for own in tasks for task in own]), store, cores, device)
+    table = pd.DataFrame([_row(trial, own, store) for trial, own in zip(trials, tasks, strict=True)])
+    return {
+        "trials": table.to_dict("records"),
+        "best": _best(table),
+        "settings": asdict(settings),
+        "provenance": watch.provenance() | {"profile": profile.profile},
+    }
+
+
+def read_earlier(path: Path | str, profile: Profile, settings: TuningSettings) -> dict | None:
+    """The tuning in a file, which another can be added to; none where there is no file.
+
+    Raises:
+        HgladError: an unreadable file, or trials of another profile or budget.
+    """
+    if not Path(path).exists():
+        return None
+    earlier = read_json(path)
+    told = {"profile": earlier.get("provenance", {}).get("profile")} | earlier.get("settings", {})
+    asked = {"profile": profile.profile} | asdict(settings)
+    if others := [f"{key} {told.get(key)}" for key in asked if told.get(key) != asked[key]]:
+        wanted = ", ".join(f"{key} {asked[key]}" for key in asked if told.get(key) != asked[key])
+        raise HgladError(
+            f"{path} has a tuning with {', '.join(others)}: expected {wanted}; delete it or name another file"
+        )
+    return earlier
+
+
+def together(earlier: dict | None, later: dict) -> dict:
+    """Two tunings of one profile and budget as one; of a search that both have, the later's trials.
+
+    `provenance` is that of the later one, and `earlier` lists those before it.
+    """
+    if earlier is None:
+        return later
+    again = {(row["objective"], row["kind"]) for row in later["trials"]}
+    kept = [row for row in earlier["trials"] if (row["objective"], row["kind"]) not in again]
+    trials = kept + later["trials"]
+    return later | {
+        "trials": trials,
+        "best": _best(pd.DataFrame(trials)),
+        "earlier": [*earlier.get("earlier", []), earlier["provenance"]],
+    }
+
+
+def _check_at_ipc(profile: Profile, objective: str) -> None:
+    """Refuse keys that would have the last word over what is found here."""
+    ipc = profile.ipcs(objective)[0]
+    fixed = [key for key in profile.objective(objective).at_ipc.get(ipc, {}) if key in TUNED]
+    if fixed:
+        raise HgladError(
+            f"surrogate.objectives.{objective}.at_ipc.{ipc} has {', '.join(fixed)}, which tuning at {ipc} "
+            "images per class chooses: remove it there"
+        )
+
+
+def _untuned(profile: Profile) -> Profile:
+    """The profile without what is tuned here, so that tuning it again gives the same."""
+    objectives = {}
+    for name, own in profile.objectives.items():
+        kept = {
+            kind: {key: value for key, value in keys.items() if key not in TUNED}
+            for kind, keys in own.get("tuned", {}).items()
+        }
+        objectives[name] = own | {"tuned": kept}
+    return replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+
+
+def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Trial]:
+    """Trials of one kind of search: the profile's settings, then points of a Halton sequence."""
+    dimensions = {"pixels": 1, "single": 3, "hierarchical": 5}[kind]
+    points = qmc.Halton(dimensions, seed=KINDS.index(kind)).random(trials - 1)
+    changes = [{}, *(_changes(profile, objective, kind, point) for point in points)]
+    return [Trial(objective, kind, number, change) for number, change in enumerate(changes)]
+
+
+def _changes(profile: Profile, objective: str, kind: str, point: list[float]) -> dict[str, Any]:
+    usual = profile.searched(objective, kind, profile.ipcs(objective)[0])
+
+    def rate(key: str, u: float) -> dict[str, float]:
+        return {key: float(f"{getattr(usual, key) * SPREAD ** (2 * u - 1):.3g}")}
+
+    if kind == "pixels":
+        return rate("lr_pixels", point[0])
+    changes = rate("lr_features", point[0]) | rate("lr_latents", point[1])
+    layers = layer_count(profile) - 1
+    if kind == "single":
+        return changes | {"layer": min(int(point[2] * layers), layers - 1)}
+    first = 1 if usual.latent_stage else 0  # the stage in w alone is in the place of the generator's input
+    stages = list(range(first, layers, 1 if point[3] < 0.5 else 2)) + [layers]
+    factor = GROWTH ** (2 * float(point[4]) - 1)  # steps grow or shrink from stage to stage
+    count = len(stages) + usual.latent_stage
+    shares = [round(factor**index, 3) for index in range(count)]
+    return changes | rate("lr_pixels", point[2]) | {"stages": stages, "shares": shares}
+
+
+def _row(trial: Trial, tasks: list[EvaluateTask], store: Store) -> dict:
+    means = seed_means(store.rows([task.key for task in tasks]), ["method"])["accuracy"]
+    cards = [read_json(store.set_folder(task.distilled.fingerprint) / "card.json") for task in tasks]
+    stages = cards[0]["stages"]
+    return {
+        "objective": trial.objective,
+        "kind": trial.kind,
+        "trial": trial.number,
+        "accuracy": round(means.mean(), 3),
+        "spread": round(means.max() - means.min(), 3),
+        "seeds": len(means),
+        "steps": sum(stage["steps"] for stage in stages),
+        "gflops": sum(stage["steps"] * stage["flops"] for stage in stages) / 1e9,
+        "seconds": round(sum(card["provenance"]["seconds"] for card in cards) / len(cards), 2),
+        "changes": trial.changes,
+    }
+
+
+def _best(table: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Changes of the best trial of each search; the first of equals, the profile's own before any."""
+    best: dict[str, dict[str, dict]] = {}
+    for (objective, kind), rows in table.groupby(["objective", "kind"], sort=False):
+        best.setdefault(objective, {})[kind] = rows.loc[rows["accuracy"].idxmax(), "changes"]
+    return best
+
+
+def trial_table(trials: list[dict]) -> pd.DataFrame:
+    """Trials, the best of each search first."""
+    table = pd.DataFrame(trials).sort_values("accuracy", ascending=False, kind="stable")
+    table["changes"] = [_in_words(changes) for changes in table["changes"]]
+    columns = ["objective", "kind", "trial", "accuracy", "spread", "steps", "seconds", "changes"]
+    return table.sort_values(["objective", "kind"], kind="stable")[columns]
+
+
+def _in_words(changes: dict[str, Any]) -> str:
+    """Changes on one line; of the shares only how they grow."""
+    words = []
+    for key, value in changes.items():
+        if key == "shares":
+            key, value = "growth", round(value[1] / value[0], 2)
+        words.append(f"{key} {value}")
+    return ", ".join(words) or "the profile's own"
+
+
+def as_yaml(best: dict[str, dict[str, dict]]) -> str:
+    """Best settings as they go into a profile."""
+    objectives = {objective: {"tuned": kinds} for objective, kinds in best.items()}
+    return yaml.safe_dump({"surrogate": {"objectives": objectives}}, sort_keys=False, default_flow_style=None)

@@ -1,0 +1,287 @@
+"""Expert trajectories (Cazenavette et al., CVPR 2022): networks trained on real images, kept epoch by epoch.
+
+One safetensors file per expert: every parameter under its name, (epochs + 1, *shape). Files are mapped into
+memory, so that reading two epochs reads nothing else.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from hglad.data.augmentation import DSA
+from hglad.data.datasets import RealData
+from hglad.errors import HgladError
+from hglad.evaluation.training import TrainingSettings, check_losses, train_epoch
+from hglad.experiments.versions import Versions, current, declared
+from hglad.networks import create_network
+from hglad.networks.initialise import dropout_from, host_generator
+from hglad.provenance import Stopwatch
+from hglad.settings import derive_seed, fingerprint, later
+from hglad.storage import intact, read_metadata, read_tensors, spared, write_tensors
+
+VERSION = 1  # raise when the same settings and seed give another trajectory
+SAVE_EVERY = 30  # seconds between two saved states of an expert under way
+STATE = "state."  # prefix of what a stopped expert goes on from
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How experts are trained: plain SGD at a constant rate, without momentum and weight decay."""
+
+    count: int = 100
+    """Experts. Source: MTT."""
+    epochs: int = 50
+    """Passes over the real images that each of them keeps. Source: MTT (15 in GLaD and H-GLaD)."""
+    lr: float = 0.01
+    """Learning rate. Source: MTT."""
+    batch_size: int = 256
+    """Real images per step. Source: MTT."""
+    augmentation: str = DSA
+    """DSA strategies joined by "_"; "" for none. Source: MTT."""
+    precision: str = later("float32")
+    """Format, as `evaluation.training.precision`."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise HgladError(f"experts.count is {self.count}: expected at least 1")
+        _ = self.training  # checks the rest
+
+    @property
+    def training(self) -> TrainingSettings:
+        """The same in the terms of `hglad.evaluation.training`."""
+        return TrainingSettings(
+            self.epochs, self.batch_size, self.lr, 0.0, 0.0, "constant", self.augmentation, None,
+            self.precision,
+        )  # fmt: skip
+
+
+def experts_key(settings: ExpertSettings, network: dict, real: RealData, version: Versions = current) -> str:
+    """Fingerprint of a set of experts, however many of them: more can be added later."""
+    versions = {name: version(name) for name in ("experts", "training", "augment")}
+    versions["network"] = version(f"network {network['name']}")
+    return fingerprint(replace(settings, count=1), network, real.content_hash, versions)
+
+
+def expert_key(
+    settings: ExpertSettings, network: dict, real: RealData, index: int, version: Versions = current
+) -> str:
+    """Fingerprint of expert number `index`."""
+    return fingerprint(experts_key(settings, network, real, version), index)
+
+
+def expert_file(folder: Path | str, index: int) -> Path:
+    """Where expert number `index` lies, from 0."""
+    return Path(folder) / f"expert-{index:03d}.safetensors"
+
+
+def train_expert(
+    settings: ExpertSettings,
+    network: dict,
+    real: RealData,
+    index: int,
+    folder: Path | str,
+    progress: Callable[[], None] | None = None,
+) -> None:
+    """Train expert number `index` and write its file; one that was stopped goes on from its last saved epoch.
+
+    Args:
+        network: `name` of a registered network and its options.
+        real: training split, on the device where the expert is trained.
+        index: number of the expert, from which its seed follows.
+        folder: where the files of this set of experts lie.
+        progress: called after every epoch.
+
+    Raises:
+        HgladError: settings that do not fit, a loss that is not finite, a file that cannot be written.
+    """
+    watch, path = Stopwatch(real.images.device), expert_file(folder, index)
+    if intact(path):  # another process was faster
+        return
+    key = experts_key(settings, network, real)
+    rng = torch.Generator(real.images.device).manual_seed(derive_seed("expert", index))
+    model = create_network(
+        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **network
+    ).to(real.images.device)
+    draft, saved = path.with_suffix(".state"), time.monotonic()
+    trajectory, before = _resume(draft, key, model, rng) or ([_weights(model)], 0.0)
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr, foreach=True)
+    model.train()
+    for epoch in range(len(trajectory) - 1, settings.epochs):
+        with dropout_from(model, rng):
+            losses = train_epoch(
+                model, optimizer, real.images, real.labels, real.normalize, settings.training, rng
+            )
+        check_losses(losses, epoch, settings.lr)
+        trajectory.append(_weights(model))
+        if time.monotonic() - saved > SAVE_EVERY and epoch + 1 < settings.epochs:
+            _save_state(draft, trajectory, model, rng, {"key": key, "seconds": str(before + watch.seconds)})
+            saved = time.monotonic()
+        if progress is not None:
+            progress()
+    card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
+    provenance = watch.provenance() | {"seconds": round(before + watch.seconds, 2)}
+    provenance |= {"data_hash": real.content_hash, "seed": derive_seed("expert", index)}
+    provenance |= declared(partial(expert_key, settings, network, real, index))
+    metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
+    write_expert(path, stack(trajectory), metadata)
+    draft.unlink(missing_ok=True)
+
+
+def _weights(model: nn.Module) -> Weights:
+    return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+
+
+def stack(trajectory: list[Weights]) -> Weights:
+    """Weights per epoch to one tensor per parameter, (epochs + 1, *shape)."""
+    return {name: torch.stack([weights[name] for weights in trajectory]) for name in trajectory[0]}
+
+
+def write_expert(path: Path | str, trajectory: Weights, metadata: dict[str, str]) -> None:
+    """Write a trajectory (parameter name -> (epochs + 1, *shape)) as the file of one expert."""
+    write_tensors(path, trajectory, metadata)
+
+
+def _save_state(
+    path: Path, trajectory: list[Weights], model: nn.Module, rng: torch.Generator, metadata: dict[str, str]
+) -> None:
+    buffers = {f"{STATE}{name}": buffer for name, buffer in model.named_buffers()}
+    with spared(path):
+        write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()}, metadata)
+
+
+def _resume(
+    path: Path, key: str, model: nn.Module, rng: torch.Generator
+) -> tuple[list[Weights], float] | None:
+    """Put the model and the random generator where a stopped training was; the trajectory and seconds so far.
+
+    None where there is no state, or one of other settings, data or kind of device.
+    """
+    if not path.is_file():
+        return None
+    metadata, tensors = read_metadata(path), read_tensors(path)
+    if metadata.get("key") != key or len(tensors[f"{STATE}rng"]) != len(rng.get_state()):
+        return None
+    rng.set_state(tensors.pop(f"{STATE}rng"))
+    kept = {name[len(STATE) :]: tensors.pop(name) for name in list(tensors) if name.startswith(STATE)}
+    epochs = len(next(iter(tensors.values())))
+    trajectory = [{name: tensors[name][epoch].clone() for name in tensors} for epoch in range(epochs)]
+    model.load_state_dict(trajectory[-1] | kept)
+    return trajectory, float(metadata["seconds"])
+
+
+class Experts:
+    """The experts of a folder, read as they are needed.
+
+    Args:
+        folder: where `train_expert` wrote them.
+        count: how many to use, from number 0 (none: all).
+
+    Raises:
+        HgladError: no experts, fewer than `count`, a damaged file.
+    """
+
+    def __init__(self, folder: Path | str, count: int | None = None) -> None:
+        self.folder = Path(folder)
+        there = sorted(self.folder.glob("expert-*.safetensors"))
+        self.files = there if count is None else [expert_file(folder, index) for index in range(count)]
+        missing = [path.name for path in self.files if path not in there]
+        if missing or not there:
+            name = missing[0] if missing else expert_file(folder, 0).name
+            raise HgladError(f"no {name} among {len(there)} experts in {folder}; make it with hglad experts")
+        self.kept: dict[tuple[int, int, str], Weights] = {}  # on a GPU, where a copy from disk waits
+        self.shapes = [_read(path, _shapes) for path in self.files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that every expert has trained for: the fewest of them."""
+        return min(shape[0] for shapes in self.shapes for shape in shapes.values()) - 1
+
+    def check_key(self, key: str) -> None:
+        """Raise `HgladError` when an expert says that it was made with other settings or data."""
+        for path in self.files:
+            found = read_metadata(path).get("key", key)
+            if found != key:
+                raise HgladError(
+                    f"the expert {path} has the fingerprint {found}, expected {key}: other settings, network "
+                    "or data; make experts of this profile with hglad experts"
+                )
+
+    def check(self, network: nn.Module) -> None:
+        """Raise `HgladError` unless names and shapes are those of `network`'s parameters."""
+        own = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+        for path, shapes in zip(self.files, self.shapes, strict=True):
+            found = {name: shape[1:] for name, shape in shapes.items()}
+            for name in sorted(own.keys() | found.keys()):
+                if own.get(name) != found.get(name):
+                    raise HgladError(
+                        f"the expert {path} has {name} of shape {found.get(name)}, the network "
+                        f"{own.get(name)}; use the network that the experts were trained with"
+                    )
+
+    def check_length(self, max_start_epoch: int, expert_epochs: int) -> None:
+        """Raise `HgladError` unless the experts reach `expert_epochs` behind every start."""
+        needed = max_start_epoch - 1 + expert_epochs
+        if needed > self.epochs:
+            raise HgladError(
+                f"experts of {self.epochs} epochs in {self.folder}: a start below {max_start_epoch} and "
+                f"{expert_epochs} more need {needed}; train them for longer or lower max_start_epoch"
+            )
+
+    def weights(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Weights:
+        """Parameters of expert `index` after `epoch` epochs."""
+
+        def epoch_of(file) -> Weights:
+            return {name: file.get_slice(name)[epoch].to(device, copy=True) for name in self.shapes[index]}
+
+        if torch.device(device).type == "cpu":
+            return _read(self.files[index], epoch_of)
+        key = (index, epoch, str(device))
+        if key not in self.kept:
+            self.kept[key] = _read(self.files[index], epoch_of)
+        return self.kept[key]
+
+    def draw(
+        self,
+        generator: torch.Generator,
+        max_start_epoch: int,
+        expert_epochs: int,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Weights, Weights]:
+        """Start and target: a random expert after a random epoch below `max_start_epoch`, and
+        `expert_epochs` later. Raises `HgladError` when the experts are not that long."""
+        self.check_length(max_start_epoch, expert_epochs)
+        host = host_generator(generator)
+        index, start = (int(torch.randint(high, (), generator=host)) for high in (len(self), max_start_epoch))
+        if generator.device.type != "cpu":
+            torch.rand((), generator=generator, device=generator.device)  # moves the offset on
+        return self.weights(index, start, device), self.weights(index, start + expert_epochs, device)
+
+
+def _read(path: Path, function: Callable):
+    """`function` of the opened file, whose tensors stay on disk until they are asked for."""
+    try:
+        with safe_open(path, "pt") as file:
+            return function(file)
+    except (OSError, SafetensorError) as error:
+        raise HgladError(f"cannot read the expert {path}: {error}; delete it and train it again") from error
+
+
+def _shapes(file) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def expert_card(path: Path | str) -> dict:
+    """What the file of an expert says of itself: number, last loss, settings, provenance."""
+    return json.loads(read_metadata(path).get("card", "{}"))

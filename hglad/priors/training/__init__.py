@@ -1,0 +1,1 @@
+"""Training of generators, and how good they are."""

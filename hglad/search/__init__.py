@@ -1,0 +1,1 @@
+"""The one loop, its stages and its state."""

@@ -1,0 +1,363 @@
+"""Distil one set: load what the settings name, run the search, keep the selected iterate."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
+from hglad.data.described import described, images_are_there
+from hglad.errors import HgladError
+from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.training import train_classifier
+from hglad.experiments.cost import step_flops
+from hglad.experiments.profile import MetricSettings, Profile, SurrogateSettings, changed
+from hglad.experiments.versions import Version, Versioned, Versions, current
+from hglad.metrics import create_metric, needs
+from hglad.networks import Classifier, create_network
+from hglad.objectives import OBJECTIVES, Objective, create_objective
+from hglad.objectives.experts import Experts, ExpertSettings, experts_key
+from hglad.out_of_memory import SEARCH_MEND, clear_stop, states_of
+from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
+from hglad.progress import progress_bar
+from hglad.search.checkpoint import Checkpoint
+from hglad.search.loop import Search
+from hglad.search.stages import KINDS, SearchSettings, Stage, plan_stages
+from hglad.settings import fingerprint, identity, is_later, suggestion, to_dict
+
+WITHOUT_GENERATOR = {f.name: f.default for f in fields(SearchSettings) if f.name == "average" or is_later(f)}
+"""Search settings that mean something with a generator only, as pixels take them."""
+
+
+@dataclass(frozen=True)
+class DistillationSettings(Versioned):
+    """Resolved settings of one run."""
+
+    data: DataSettings
+    """Real images."""
+    prior: str
+    """Generator, or `pixels`."""
+    search: SearchSettings
+    """Optimisation of the latents."""
+    surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
+    """Network and batches of the matching objective."""
+    metric: MetricSettings = field(default_factory=MetricSettings)
+    """Selection of the iterate."""
+    objective: str = "dm"
+    """Matching objective."""
+    kind: str = "hierarchical"
+    """Search: `pixels`, `single` or `hierarchical`."""
+    ipc: int = 1
+    """Images per class."""
+    seed: int = 0
+    """Seed of every draw of the run."""
+    keep_iterates: bool = False
+    """Keep the images of every measured iterate, for the study of the metric."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the objective itself."""
+    experts: ExpertSettings | None = None
+    """Expert trajectories of the objective."""
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise HgladError(f"unknown search '{self.kind}': {suggestion(self.kind, KINDS)}")
+        if self.ipc < 1:
+            raise HgladError(f"ipc is {self.ipc}: expected at least 1 image per class")
+        if self.seed < 0:
+            raise HgladError(f"seed is {self.seed}: expected 0 or a positive whole number")
+        if self.ipc > 1 and self.search.average > 1:
+            raise HgladError(
+                f"search.average is {self.search.average} at {self.ipc} images per class, which would start "
+                f"alike: give 1, in a profile by surrogate.objectives.{self.objective}.at_ipc"
+            )
+        if "experts" not in OBJECTIVES.options(self.objective):
+            object.__setattr__(self, "experts", None)
+        elif self.experts is None:
+            object.__setattr__(self, "experts", ExpertSettings())
+        if self.experts and "held_out" in needs(self.metric.name):
+            raise HgladError(
+                f"metric.name is '{self.metric.name}', which keeps images for itself that the experts of "
+                f"{self.objective} have seen: expected another metric"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        objective: str,
+        kind: str,
+        ipc: int,
+        seed: int,
+        search: dict[str, Any] | None = None,
+        metric: dict[str, Any] | None = None,
+        **changes,
+    ) -> Self:
+        """Settings of one run of a profile.
+
+        The search takes the keys of the profile, then those of the objective, then those tuned for this
+        kind of search, then those at this ipc, then `search`; `metric` changes keys of the metric, `changes`
+        other fields.
+        """
+        own = profile.objective(objective)
+        settings = changed(profile.searched(objective, kind, ipc), search or {}, "search.")
+        selection = changed(profile.metric, metric or {}, "metric.")
+        surrogate = replace(profile.surrogate, objectives={})  # resolved here
+        if own.augmentation is not None:
+            surrogate = replace(surrogate, augmentation=own.augmentation)
+        if kind == "pixels":
+            settings = replace(settings, **WITHOUT_GENERATOR)
+        prior = "pixels" if kind == "pixels" else profile.prior
+        if prior is None:
+            raise HgladError(
+                f"profile {profile.profile!r} has no prior for the search {kind!r}: take pixels or name one"
+            )
+        return cls(
+            profile.data,
+            prior,
+            settings,
+            surrogate,
+            selection,
+            objective,
+            kind,
+            ipc,
+            seed,
+            options=own.options,
+            experts=own.experts,
+            **changes,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Key of the result: settings, data, prior and versions of the algorithms; not where files lie."""
+        return self.key_with(current)
+
+    def key_with(self, version: Versions) -> str:
+        """As `Versioned.key_with`."""
+        used = identity(self)
+        del used["data"], used["prior"]  # their hashes say what they hold
+        used["metric"].pop("compared")
+        used["surrogate"].pop("objectives")
+        for key in ("options", "experts"):  # absent where there are none, as before they could be set
+            if not used[key]:
+                del used[key]
+        del used["search"]["memory"]  # moves the last bits only
+        if self.kind != "single" and self.search.budget == "steps":
+            used["search"].pop("layer")
+        source = [data_hash(self.data), prior_hash(self.prior, version)]
+        return fingerprint(used, *source, self._versions(version))
+
+    def _versions(self, version: Versions) -> dict[str, Version | None]:
+        """Versions of the algorithms that make this result."""
+        family = self.prior if self.prior == "pixels" else prior_card(self.prior)["kind"]
+        components = {
+            "search": "search",
+            "augment": "augment",
+            "training": "training",
+            "prior": f"prior {family}",
+            "objective": f"objective {self.objective}",
+            "metric": f"metric {self.metric.name}",
+            "surrogate": f"network {self.surrogate.network['name']}",
+            "classifier": f"network {self.metric.network['name']}",
+        } | ({"experts": "experts"} if self.experts else {})
+        return {part: version(component) for part, component in components.items()}
+
+
+def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
+    """The data set of a profile, kept in memory; with `holdout`, training images replace the test images."""
+    return _load_real(data, device)
+
+
+@lru_cache(maxsize=2)
+def _load_real(data: DataSettings, device: str) -> DataSet:
+    whole = load_data(data.name, data.root, data.resolution, device=device)
+    if not data.holdout:
+        return whole
+    return DataSet(whole.name, *whole.train.split(data.holdout, seed=0))
+
+
+def known_real(data: DataSettings) -> DataSet:
+    """As `load_real`; without pixels, from its record, where the folder of the images is not there."""
+    return load_real(data) if images_are_there(data) else described(data) or load_real(data)
+
+
+def data_hash(data: DataSettings) -> str:
+    """Content hash of the training and test images."""
+    real = known_real(data)
+    return fingerprint(real.train.content_hash, real.test.content_hash)
+
+
+def train_metric_classifier(
+    settings: MetricSettings, data: DataSet, show: bool = False, state: Path | None = None
+) -> Classifier:
+    """The classifier behind the selection metric, trained on the training images; `show` a progress bar.
+
+    `state` is a file that keeps the training every minute; a stopped one goes on from there.
+    """
+    real = data.train
+    rng = torch.Generator(real.images.device).manual_seed(settings.seed)
+    network = create_network(
+        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network
+    )
+    network = network.to(real.images.device)
+    with progress_bar(settings.training.epochs, "classifier of the metric", "epoch", show) as bar:
+        return train_classifier(
+            network,
+            real.images,
+            real.labels,
+            real.normalize,
+            settings.training,
+            rng,
+            lambda epoch, loss: bar.update(epoch - bar.n),
+            state,
+        )
+
+
+@clear_stop("while distilling", SEARCH_MEND)
+def distill(
+    settings: DistillationSettings,
+    out: Path | str | None = None,
+    device: str = "cpu",
+    classifier: Classifier | None = None,
+    show: bool = False,
+    experts: Path | str | None = None,
+    restart: bool = False,
+) -> DistilledSet:
+    """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
+
+    Args:
+        settings: resolved settings.
+        out: folder of the distilled set; its state is kept beside it while the run lasts.
+        device: where everything is computed.
+        classifier: classifier of the selection metric; trained when not given.
+        show: show progress bars on a terminal.
+        experts: folder of expert trajectories, for an objective that matches them.
+        restart: begin anew instead of going on, whatever state is there.
+
+    Raises:
+        HgladError: settings that do not fit the data or the prior, values that are not finite, a state of
+            another run or a damaged one.
+    """
+    data = load_real(settings.data, device)
+    classifier = classifier or train_metric_classifier(settings.metric, data, show)
+    run = make_search(settings, data, classifier, device, experts)
+    state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
+    progress = Checkpoint(state_file, settings.fingerprint, settings.keep_iterates, device)
+    if restart:
+        progress.clear()
+    state = start = progress.load()
+    steps = sum(stage.steps for stage in run.stages)
+    with progress_bar(steps, "search", "step", show) as bar, progress.kept_on_error():
+        for state in states_of(run, start):  # none is left when the run was stopped behind its last step
+            progress.note(state, run.finite.look)
+            bar.update(run.steps_done(state) - bar.n)
+    card = {
+        "settings": to_dict(settings),
+        "stages": [asdict(stage) for stage in run.stages],
+        "stage_seconds": [round(seconds, 3) for seconds in progress.stage_seconds],
+        "measurement_seconds": sum(run.measuring) / max(1, len(run.measuring)),
+        "boundaries": state.boundaries,
+        "classes": len(data.train.classes),
+        "distance": state.distance,
+        "best": {"stage": state.best[0], "step": state.best[1]},
+        "logs": {name: value.item() for name, value in state.logs.items()},
+        "history": state.history,
+        "data_hash": data_hash(settings.data),
+        "prior_hash": prior_hash(settings.prior),
+        "provenance": progress.provenance() | settings.declared(),
+    }
+    distilled = DistilledSet(state.images.cpu(), run.labels.cpu(), card, progress.iterates())
+    if out is not None:
+        distilled.save(out)
+        progress.clear()
+    return distilled
+
+
+def make_search(
+    settings: DistillationSettings,
+    data: DataSet,
+    classifier: Classifier,
+    device: str = "cpu",
+    experts: Path | str | None = None,
+) -> Search:
+    """The search that settings describe, ready to run; see `distill` for the arguments."""
+    classes = len(data.train.classes)
+    real, held_out = parts_for(settings.metric, data.train)
+    objective = make_objective(settings, real, device, experts)
+    metric = create_metric(
+        settings.metric.name,
+        real,
+        classifier=classifier,
+        objective=objective,
+        held_out=held_out,
+        **settings.metric.options,
+    )
+    prior = _prior(settings, data, device)
+    if settings.prior != "pixels":
+        own = prior_labels(settings.search.labels, settings.data, settings.prior, prior)
+        settings = replace(settings, search=replace(settings.search, labels=own))
+    labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
+    rng = torch.Generator(device).manual_seed(settings.seed)
+    flops = step_flops(prior)
+    return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng, flops)
+
+
+def parts_for(metric: MetricSettings, train: RealData) -> tuple[RealData, RealData | None]:
+    """Training images for the search, and those that a metric keeps for itself, if it does."""
+    if "held_out" not in needs(metric.name):
+        return train, None
+    return train.split(metric.held_out, metric.seed)
+
+
+def planned_stages(settings: DistillationSettings, device: str = "cpu") -> tuple[Stage, ...]:
+    """Stage table of a run, without running it."""
+    prior = _prior(settings, known_real(settings.data), device)
+    return plan_stages(settings.kind, settings.search, prior.layers, step_flops(prior))
+
+
+def make_objective(
+    settings: DistillationSettings, real: RealData, device: str = "cpu", experts: Path | str | None = None
+) -> Objective:
+    """The matching objective that settings describe."""
+    surrogate, known = settings.surrogate, OBJECTIVES.options(settings.objective)
+    network = create_network(image_shape=real.image_shape, classes=len(real.classes), **surrogate.network).to(
+        device
+    )
+    shared = {"network": network, "augmentation": surrogate.augmentation, "batch_real": surrogate.batch_real}
+    if "experts" in known:
+        if experts is None:
+            raise HgladError(
+                f"objective {settings.objective!r} needs expert trajectories: make some with hglad experts "
+                "and pass their folder"
+            )
+        shared["experts"] = Experts(experts, settings.experts.count)
+        shared["experts"].check_key(experts_key(settings.experts, surrogate.network, real))
+    shared = {name: value for name, value in shared.items() if name in known}
+    return create_objective(settings.objective, **shared, **settings.options)
+
+
+def _prior(settings: DistillationSettings, data: DataSet, device: str) -> Prior:
+    if settings.prior == "pixels":
+        return PixelPrior(data.train, settings.search.start)
+    prior = load_prior(settings.prior, device)
+    return prior.set_precision(settings.search.precision).set_truncation(settings.search.truncation)
+
+
+def prior_labels(labels: tuple[int, ...], data: DataSettings, name: str, prior: Prior) -> tuple[int, ...]:
+    """Class of the generator for each class of the data; empty: the same, or the generator has none.
+
+    Raises:
+        HgladError: they do not follow from the numbers of classes, or do not exist.
+    """
+    classes, known = len(known_real(data).train.classes), prior.settings.c_dim
+    if known == 0 or (not labels and known == classes):
+        return ()
+    if not labels and known == 1000:
+        labels = IMAGENET_SUBSETS.get(data.name, ())
+    if len(labels) != classes or not all(0 <= label < known for label in labels):
+        raise HgladError(
+            f"search.labels is {list(labels)}: the generator {name} has {known} classes, "
+            f"expected one of 0 to {known - 1} for each of the {classes} classes of {data.name}"
+        )
+    return labels
