@@ -1,9 +1,9 @@
 """Suite `evaluation`: five networks trained on a small set, as GLaD's protocol asks for every score.
 
 Fast: `hglad.evaluation.score`, in a process that keeps freed memory, as the `hglad` commands do; its memory
-is not measured. Straightforward: one network after the other, a DataLoader per epoch, augmentation per batch, an
-averaged model of `torch.optim.swa_utils`, PyTorch's own layers. Both return the mean accuracy on the test
-images; the draws differ, so these agree up to chance. Images are the handwritten digits, enlarged, in colour.
+is not measured. Straightforward: one network after the other, a DataLoader per epoch, augmentation per batch,
+an averaged model of `torch.optim.swa_utils`, PyTorch's own layers. Both return the mean accuracy on the test
+images; the draws differ, so these agree up to chance. Images are the handwritten digits, in color.
 
 The test alone, which dominates for a large network and a small set, is a case of its own: in 16 bits against
 32, one network with drawn weights, the confusion matrix of the test images.

@@ -1,8 +1,12 @@
-"""Components by name: networks, objectives, metrics; a new one is a class under a decorator."""
+"""Components by name: networks, objectives, metrics, priors; a new one is a class under a decorator."""
 
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from hglad.errors import HgladError
@@ -14,21 +18,57 @@ def unknown(kind: str, name: object, known: list[str]) -> HgladError:
     return HgladError(f"unknown {kind} {name!r}: {suggestion(str(name), known) if known else 'it has none'}")
 
 
-class Registry:
-    """Factories by name; `given` names the arguments that the caller and not the user fills in."""
+@cache
+def import_members(package: str | None) -> None:
+    """Import every module of a package and, of other installed packages, those under the entry point `hglad`.
 
-    def __init__(self, kind: str, given: tuple[str, ...] = ()) -> None:
+    What they register is known from then on: a new component is one file, and no other file names it.
+
+    Raises:
+        HgladError: a package under the entry point that cannot be imported.
+    """
+    if package is not None:
+        for module in pkgutil.iter_modules(import_module(package).__path__):
+            if not module.ispkg:
+                import_module(f"{package}.{module.name}")
+    for entry in entry_points(group="hglad"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise HgladError(
+                f"the entry point '{entry.name}' of {entry.dist.name} cannot be imported ({error}): mend or "
+                "remove that package"
+            ) from error
+
+
+class Registry:
+    """Factories by name.
+
+    Args:
+        kind: what is registered, for messages.
+        package: package whose modules register something; they are imported at the first look.
+        given: names of the arguments of a factory that the caller and not the user fills in.
+    """
+
+    def __init__(self, kind: str, package: str | None = None, given: tuple[str, ...] = ()) -> None:
         self.kind = kind
+        self.package = package
         self.given = given
-        self.factories: dict[str, Callable[..., Any]] = {}
+        self._factories: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def factories(self) -> dict[str, Callable[..., Any]]:
+        """Everything registered, by name."""
+        import_members(self.package)
+        return self._factories
 
     def register(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorator that enters a class or function under `name`."""
 
         def enter(factory: Callable[..., Any]) -> Callable[..., Any]:
-            if name in self.factories:
+            if name in self._factories:
                 raise HgladError(f"the {self.kind} {name!r} is registered twice; choose another name")
-            self.factories[name] = factory
+            self._factories[name] = factory
             return factory
 
         return enter
@@ -36,15 +76,19 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self.factories)
 
-    def options(self, name: str) -> list[str]:
-        """Names of the options that the user may set for `name`."""
+    def get(self, name: str) -> Callable[..., Any]:
+        """The factory `name`; an unknown name raises `HgladError`."""
         if name not in self.factories:
             raise unknown(self.kind, name, self.names())
-        return [key for key in inspect.signature(self.factories[name]).parameters if key not in self.given]
+        return self.factories[name]
+
+    def options(self, name: str) -> list[str]:
+        """Names of the options that the user may set for `name`."""
+        return [key for key in inspect.signature(self.get(name)).parameters if key not in self.given]
 
     def default(self, name: str, option: str, otherwise: object = None) -> Any:
         """Default of an option of `name`; `otherwise` where it has no such option."""
-        found = inspect.signature(self.factories[name]).parameters.get(option)
+        found = inspect.signature(self.get(name)).parameters.get(option)
         return otherwise if found is None else found.default
 
     def create(self, name: str, *arguments: object, **options: object) -> Any:
@@ -57,5 +101,4 @@ class Registry:
 
     def version(self, name: str) -> int:
         """Version of the algorithm `name`: the number `VERSION` of the module that defines it."""
-        self.options(name)
-        return sys.modules[self.factories[name].__module__].VERSION
+        return sys.modules[self.get(name).__module__].VERSION

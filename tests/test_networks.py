@@ -237,7 +237,7 @@ def test_a_registered_network_is_created_by_name(monkeypatch):
             super().__init__(image_shape)
             self.features, self.pool, self.classifier = nn.Identity(), nn.Flatten(), nn.Linear(48, classes)
 
-    monkeypatch.setattr(NETWORKS, "factories", dict(NETWORKS.factories))
+    monkeypatch.setattr(NETWORKS, "_factories", dict(NETWORKS.factories))
     NETWORKS.register("linear")(Linear)
     assert create_network("linear", (3, 4, 4), 5, scale=2)(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
 

@@ -27,7 +27,7 @@ GIVEN = {
 }
 """What a metric can be given. Its constructor names what it needs of these first, then its options."""
 
-METRICS = Registry("metric", given=tuple(GIVEN))
+METRICS = Registry("metric", __package__, given=tuple(GIVEN))
 register_metric = METRICS.register
 
 

@@ -1,6 +1,5 @@
 """Classifier networks by name, and their initialisation."""
 
-from hglad.networks import alexnet, convnet, libraries, resnet, vgg, vit  # noqa: F401  (registers the networks)
 from hglad.networks.initialise import initialise
 from hglad.networks.registry import NETWORKS, Classifier, create_network, register_network
 

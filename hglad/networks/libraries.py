@@ -200,4 +200,4 @@ def _are_tokens(tokens: Tensor | None, grid: tuple[int, int] | None) -> bool:
     return 0 <= tokens.shape[1] - grid[0] * grid[1] < 8  # class, distillation and register tokens
 
 
-NETWORKS.libraries |= {"torchvision": Torchvision(), "timm": Timm()}
+NETWORKS._libraries |= {"torchvision": Torchvision(), "timm": Timm()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hglad.errors import HgladError
 from hglad.networks.initialise import initialise
-from hglad.registry import Registry, unknown
+from hglad.registry import Registry, import_members, unknown
 
 
 class Library(Protocol):
@@ -35,8 +35,14 @@ class NetworkRegistry(Registry):
     """Own networks by name, and those of libraries by "library:model"."""
 
     def __init__(self) -> None:
-        super().__init__("network", given=("image_shape", "classes"))
-        self.libraries: dict[str, Library] = {}
+        super().__init__("network", __package__, given=("image_shape", "classes"))
+        self._libraries: dict[str, Library] = {}
+
+    @property
+    def libraries(self) -> dict[str, Library]:
+        """Libraries of networks by name."""
+        import_members(self.package)
+        return self._libraries
 
     def library(self, name: str) -> tuple[Library, str] | None:
         """Library and model of a name with a colon; raises `HgladError` for an unknown library."""

@@ -48,7 +48,7 @@ class Objective(Protocol):
 SHARED = ("network", "augmentation", "batch_real", "experts")
 """Options that a profile sets for all objectives; each takes those that it names."""
 
-OBJECTIVES = Registry("objective")
+OBJECTIVES = Registry("objective", __package__)
 register_objective = OBJECTIVES.register
 
 

@@ -1,6 +1,5 @@
 """Generative priors: what a distilled set is parameterised by."""
 
-from hglad.priors import biggan, stylegan_xl  # noqa: F401  (registers the families)
 from hglad.priors.base import Latents, Prior
 from hglad.priors.files import load_prior, prior_card, prior_hash, save_prior
 from hglad.priors.pixels import PixelPrior

@@ -11,7 +11,7 @@ from hglad.priors.base import Latents, Prior
 from hglad.registry import Registry, unknown
 from hglad.settings import from_dict
 
-PRIORS = Registry("kind of prior", given=("settings",))
+PRIORS = Registry("kind of prior", __package__, given=("settings",))
 
 
 class GeneratorSettings(Protocol):
