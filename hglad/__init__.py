@@ -7,7 +7,7 @@ __version__ = version("hglad")
 
 _EXPORTS = {
     "DistillationSettings": "hglad.search.distillation",
-    "DistilledSet": "hglad.evaluation.distilled",
+    "DistilledSet": "hglad.evaluation.sets",
     "HgladError": "hglad.errors",
     "create_network": "hglad.networks",
     "distill": "hglad.search.distillation",
@@ -15,7 +15,7 @@ _EXPORTS = {
     "load_data": "hglad.data.datasets",
     "load_prior": "hglad.priors",
     "read_profile": "hglad.experiments.profile_file",
-    "read_set": "hglad.evaluation.set_files",
+    "read_set": "hglad.evaluation.sets",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]
 

@@ -23,7 +23,7 @@ from hglad.data.datasets import available, load_data
 from hglad.errors import HgladError
 from hglad.evaluation import score as evaluation
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.experiments.definitions import EXPERIMENTS
 from hglad.paths import PROJECT
 
@@ -293,7 +293,7 @@ def foreign(place, monkeypatch) -> Path:
     broken[3, 0, 2, 2] = torch.nan
     sets = {
         "theirs": (images, labels),
-        "normalised": (real.normalize(images), labels),
+        "normalized": (real.normalize(images), labels),
         "images": images,
         "labels": labels,
         "small": (images[:, :, ::2, ::2], labels),
@@ -335,13 +335,13 @@ def test_images_and_labels_apart(foreign, capsys):
     assert result["rows"] == own["rows"] and result["set"]["labels"]["file"] == "labels.pt"
 
 
-@pytest.mark.parametrize("how", ["--normalised", "--mean {} --std {}"])
+@pytest.mark.parametrize("how", ["--normalized", "--mean {} --std {}"])
 def test_a_normalisation_is_undone(foreign, capsys, how):
     real = load_data("digits").train
     words = how.format(real.mean.item(), real.std.item()).split()
-    result, _ = scored(capsys, "normalised.pt", *words, "--repeats", "1")
-    assert result["set"]["normalised"]["mean"] == pytest.approx(real.mean.tolist())
-    assert result["set"]["normalised"]["std"] == pytest.approx(real.std.tolist())
+    result, _ = scored(capsys, "normalized.pt", *words, "--repeats", "1")
+    assert result["set"]["normalized"]["mean"] == pytest.approx(real.mean.tolist())
+    assert result["set"]["normalized"]["std"] == pytest.approx(real.std.tolist())
     own, _ = scored(capsys, "set", "--repeats", "1")
     assert accuracies(result) == pytest.approx(accuracies(own), abs=0.6)  # two test images, by rounding
 
@@ -384,15 +384,15 @@ def test_each_network_is_a_line(foreign, capsys):
         ("theirs.pt --lr 0", "lr is 0.0; give a positive number"),
         ("theirs.pt --experiment 1", "experiment is 1, but the file holds a single set: leave it out"),
         ("theirs.pt --device tpu", "unknown device 'tpu': expected cpu or cuda"),
-        ("normalised.pt", "expected about 0 to 1; give --normalised"),
-        ("normalised.pt --mean 0.5", "--mean and --std go together"),
-        ("normalised.pt --std 0.5", "--mean and --std go together"),
-        ("normalised.pt --mean a --std b", "--mean and --std are a and b: expected numbers such as 0.49"),
-        ("normalised.pt --mean 0.5,0.4 --std 0.2,0.2", "expected 1 numbers each, std above 0"),
-        ("normalised.pt --mean 0.5 --std 0", "expected 1 numbers each, std above 0"),
-        ("normalised.pt --mean nan --std 0.3", "values that are not finite"),
-        ("theirs.pt --normalised", "expected some below 0 in normalised images"),
-        ("set --normalised", "is a set of hglad with labels and scale of its own: leave the options out"),
+        ("normalized.pt", "expected about 0 to 1; give --normalized"),
+        ("normalized.pt --mean 0.5", "--mean and --std go together"),
+        ("normalized.pt --std 0.5", "--mean and --std go together"),
+        ("normalized.pt --mean a --std b", "--mean and --std are a and b: expected numbers such as 0.49"),
+        ("normalized.pt --mean 0.5,0.4 --std 0.2,0.2", "expected 1 numbers each, std above 0"),
+        ("normalized.pt --mean 0.5 --std 0", "expected 1 numbers each, std above 0"),
+        ("normalized.pt --mean nan --std 0.3", "values that are not finite"),
+        ("theirs.pt --normalized", "expected some below 0 in normalized images"),
+        ("set --normalized", "is a set of hglad with labels and scale of its own: leave the options out"),
         ("small.pt", "images are 8 x 8 pixels (height x width): expected 16 x 16 as in 'digits'"),
         ("theirs.pt --resolution 8", "images are 16 x 16 pixels (height x width): expected 8 x 8"),
         ("set --resolution 8", "images are 16 x 16 pixels (height x width): expected 8 x 8"),
@@ -402,7 +402,7 @@ def test_each_network_is_a_line(foreign, capsys):
         ("images.pt --labels images.pt", "labels have shape [10, 1, 16, 16] for 10 images"),
         ("nan.pt", "1 values that are NaN or infinite, the first at [3, 0, 2, 2]"),
         ("bytes.pt", "expected about 0 to 1; divide them by 255"),
-        ("colour.pt", "have 3 channels: expected 1 as in 'digits'; convert them to grey"),
+        ("colour.pt", "have 3 channels: expected 1 as in 'digits'; convert them to gray"),
     ],
 )
 def test_a_set_that_cannot_be_scored_is_one_line(foreign, capsys, words, message):

@@ -11,7 +11,7 @@ import torch
 
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet, to_uint8
+from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.experiments.profile_file import profile_from

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet, save_grid, to_uint8
+from hglad.evaluation.sets import DistilledSet, save_grid, to_uint8
 from hglad.storage import read_tensors, write_tensors
 
 CLASSES, IPC = 3, 2

@@ -20,8 +20,8 @@ from hglad.errors import HgladError
 from hglad.evaluation import score as evaluation
 from hglad.evaluation import training_state
 from hglad.evaluation.baselines import full_set, random_real
-from hglad.evaluation.distilled import DistilledSet, to_uint8
 from hglad.evaluation.score import Score, evaluate, score_set
+from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import TrainingSettings, train_classifier
 from hglad.storage import read_metadata, read_tensors, write_tensors
 

@@ -18,7 +18,7 @@ from PIL import Image
 from hglad.book.explorer import explorer_page, write_explorer
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.search.distillation import DistillationSettings, distill

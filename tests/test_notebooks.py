@@ -17,7 +17,7 @@ from hglad.analysis.labels import LABELS, objective_label
 from hglad.book.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
 from hglad.book.trace import commit_text, record_of, trace
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import leave_images_out
+from hglad.evaluation.sets import leave_images_out
 from hglad.experiments.ablations import PAPER, RELEASED
 from hglad.experiments.profile_file import read_profile
 from hglad.experiments.slim import unneeded_images

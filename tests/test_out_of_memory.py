@@ -19,9 +19,9 @@ from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation import score as evaluation
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.ensemble import Ensemble
 from hglad.evaluation.score import Score, score_set
+from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings, predict, train_classifier
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.networks import create_network

@@ -17,7 +17,7 @@ from smoke_profile import changed
 from hglad.analysis import report
 from hglad.analysis.labels import LABELS
 from hglad.analysis.laboratory import Laboratory, open_experiment
-from hglad.evaluation.distilled import to_uint8
+from hglad.evaluation.sets import to_uint8
 from hglad.evaluation.training import GLAD_PROTOCOL
 from hglad.experiments.definitions import baselines, cross_architecture, glad_baseline
 from hglad.experiments.profile import Profile

@@ -12,9 +12,9 @@ from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.evaluation import score as evaluation
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.score import evaluate
 from hglad.evaluation.score_file import Scoring, SetFile, score_file, score_table
+from hglad.evaluation.sets import DistilledSet
 
 HASTY = Scoring(changes=(("epochs", 2), ("lr", 0.01), ("augmentation", ""), ("ema_decay", None)), repeats=2)
 

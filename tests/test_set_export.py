@@ -17,10 +17,9 @@ from hglad.cli import main
 from hglad.cli.share import EXPORT_FORMATS
 from hglad.data.datasets import DataSet, from_arrays
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet, to_uint8
 from hglad.evaluation.export import FORMS, Request, export_set, folder_names
 from hglad.evaluation.score import evaluate
-from hglad.evaluation.set_files import read_set
+from hglad.evaluation.sets import DistilledSet, read_set, to_uint8
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT

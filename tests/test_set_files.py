@@ -17,9 +17,7 @@ from torchvision.utils import save_image
 
 from hglad.data.datasets import RealData, from_arrays
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet, to_uint8
-from hglad.evaluation.set_checks import LARGEST_SPILL
-from hglad.evaluation.set_files import is_own, read_set
+from hglad.evaluation.sets import LARGEST_SPILL, DistilledSet, is_own, read_set, to_uint8
 
 NAMES = ("ant", "bee", "cat")
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -195,7 +193,7 @@ def test_own_folders_are_read_as_they_are(tmp_path, real, images):
     found = read_set(tmp_path / "set", real)
     assert torch.equal(found.images, wild.images) and found.card == {"seed": 3}
     assert is_own(tmp_path / "set") and not is_own(tmp_path)
-    assert "leave the options out" in refusal(tmp_path / "set", real, normalised=True)
+    assert "leave the options out" in refusal(tmp_path / "set", real, normalized=True)
     assert f"{tmp_path / 'set'}: images " in refusal(tmp_path / "set", real_set(1))
 
 
@@ -211,22 +209,22 @@ def test_the_card_follows_the_content(tmp_path, real, images):
 # Scale
 
 
-def test_normalisation_by_the_data_sets_own_statistics_is_undone(tmp_path, real, images):
+def test_normalization_by_the_data_sets_own_statistics_is_undone(tmp_path, real, images):
     path = save(tmp_path / "set.pt", {"images": real.normalize(images), "labels": LABELS})
-    assert "give --normalised (normalised=True) if they are normalised to zero mean" in refusal(path, real)
-    found = read_set(path, real, normalised=True)
+    assert "give --normalized (normalized=True) if they are normalized to zero mean" in refusal(path, real)
+    found = read_set(path, real, normalized=True)
     assert_same(found, images, LABELS)
     torch.testing.assert_close(real.normalize(found.images), real.normalize(images))
-    assert found.card["normalised"] == {"mean": real.mean.tolist(), "std": real.std.tolist()}
+    assert found.card["normalized"] == {"mean": real.mean.tolist(), "std": real.std.tolist()}
 
 
-def test_normalisation_by_other_statistics_is_undone(tmp_path, real, images):
+def test_normalization_by_other_statistics_is_undone(tmp_path, real, images):
     mean, std = (0.49, 0.48, 0.45), (0.20, 0.21, 0.22)
     shifted = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     path = save(tmp_path / "set.pt", {"images": shifted, "labels": LABELS})
-    assert_same(read_set(path, real, normalised=(mean, std)), images, LABELS)
+    assert_same(read_set(path, real, normalized=(mean, std)), images, LABELS)
     for wrong in ((mean, (0.2,)), ((0.5,), (0.2,)), (mean, (0.2, 0.0, 0.2))):
-        assert "expected 3 numbers each, std above 0" in refusal(path, real, normalised=wrong)
+        assert "expected 3 numbers each, std above 0" in refusal(path, real, normalized=wrong)
 
 
 def test_images_that_leave_the_unit_range_a_little_are_kept(tmp_path, real, images):
@@ -242,10 +240,10 @@ def test_images_that_leave_the_unit_range_a_little_are_kept(tmp_path, real, imag
         (lambda x: x * 255, {}, "expected about 0 to 1; divide them by 255"),
         (lambda x: (x * 255).round(), {}, "divide them by 255"),
         (lambda x: 2 * x - 1, {}, "add 1 and halve them"),
-        (lambda x: 9 * x - 4, {"normalised": True}, "after the normalisation is undone, images reach from -"),
+        (lambda x: 9 * x - 4, {"normalized": True}, "after the normalization is undone, images reach from -"),
         (lambda x: x + 1, {}, "scale them"),
-        (lambda x: x, {"normalised": True}, "expected some below 0 in normalised images"),
-        (to_uint8, {"normalised": True}, "expected some below 0 in normalised images"),
+        (lambda x: x, {"normalized": True}, "expected some below 0 in normalized images"),
+        (to_uint8, {"normalized": True}, "expected some below 0 in normalized images"),
     ],
 )
 def test_another_scale_is_named(tmp_path, real, images, change, options, text):
@@ -354,9 +352,9 @@ def test_images_that_do_not_fit_are_named(tmp_path, real, images, change, text):
 
 def test_colour_where_the_data_set_is_grey(tmp_path, grey, images):
     path = save(tmp_path / "set.pt", {"images": images, "labels": LABELS})
-    assert "have 3 channels: expected 1 as in 'insects'; convert them to grey" in refusal(path, grey)
+    assert "have 3 channels: expected 1 as in 'insects'; convert them to gray" in refusal(path, grey)
     folder = save_folder(tmp_path / "set", images, ["ant", "bee", "cat"])
-    assert "have 3 channels: expected 1 as in 'insects'; convert them to grey" in refusal(folder, grey)
+    assert "have 3 channels: expected 1 as in 'insects'; convert them to gray" in refusal(folder, grey)
 
 
 # Files and folders

@@ -11,7 +11,7 @@ import yaml
 from hglad.book.bundle import Results
 from hglad.cli import main
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet, leave_images_out
+from hglad.evaluation.sets import DistilledSet, leave_images_out
 from hglad.experiments.definitions import metric_ablation, paper_vs_code, plan
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.profile import Profile

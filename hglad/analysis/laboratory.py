@@ -11,7 +11,7 @@ import torch
 from hglad.analysis.activation import activation_maps
 from hglad.errors import HgladError
 from hglad.evaluation.baselines import GENERATED, random_real
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.experiments.definitions import EXPERIMENTS, Experiment, layer_count, layers_of
 from hglad.experiments.evaluation_task import marks_by_key
 from hglad.experiments.profile import Profile

@@ -17,7 +17,7 @@ from torchvision.io import encode_png
 from hglad.analysis.labels import LABELS, metric_label, objective_label
 from hglad.data.datasets import DataSet
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.storage import publish
 
 TEMPLATE = files("hglad") / "templates" / "explorer.html"

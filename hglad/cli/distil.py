@@ -162,7 +162,7 @@ def add_explore(commands) -> None:
 def _explore(options) -> None:
     from hglad.book.explorer import kept_iterates, write_explorer
     from hglad.data.datasets import DataSettings
-    from hglad.evaluation.distilled import DistilledSet
+    from hglad.evaluation.sets import DistilledSet
     from hglad.search.distillation import load_real
     from hglad.settings import from_dict
 

@@ -57,7 +57,7 @@ def _prior_import(options) -> None:
 
 
 def _prior_sample(options) -> None:
-    from hglad.evaluation.distilled import save_grid
+    from hglad.evaluation.sets import save_grid
     from hglad.priors import load_prior
     from hglad.priors.training.quality import draw_samples
 

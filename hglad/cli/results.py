@@ -83,7 +83,7 @@ def _results_export(options) -> None:
 
 
 def _results_slim(options) -> None:
-    from hglad.evaluation.distilled import leave_images_out
+    from hglad.evaluation.sets import leave_images_out
     from hglad.experiments.profile_file import read_profile
     from hglad.experiments.slim import mebibytes, unneeded_images
     from hglad.experiments.store import Store

@@ -34,8 +34,8 @@ def add_evaluate(commands) -> None:
     others = parser.add_argument_group("sets of others")
     others.add_argument("--labels", metavar="FILE", help="file of the labels where they lie apart")
     others.add_argument("--experiment", type=int, default=0, help="which set of a DC or DM file (default: 0)")
-    others.add_argument("--normalised", action="store_true", help="undo a normalisation by the data's own")
-    others.add_argument("--mean", help="numbers separated by commas: undo a normalisation by these ...")
+    others.add_argument("--normalized", action="store_true", help="undo a normalization by the data's own")
+    others.add_argument("--mean", help="numbers separated by commas: undo a normalization by these ...")
     others.add_argument("--std", help="... and these")
     others.add_argument("--any-range", action="store_true", help="take images however far from [0, 1]")
 
@@ -53,7 +53,7 @@ def _evaluate(options) -> None:
     scoring = Scoring(networks, options.protocol, changes, options.repeats, options.seed)
     labels = None if options.labels is None else Path(options.labels)
     file = SetFile(
-        Path(options.set), labels, options.experiment, _normalised(options), any_range=options.any_range
+        Path(options.set), labels, options.experiment, _normalized(options), any_range=options.any_range
     )
     result = score_file(
         file, options.data, scoring, options.root, options.resolution, options.random, options.device, True
@@ -63,12 +63,12 @@ def _evaluate(options) -> None:
         write_json(options.json, result)
 
 
-def _normalised(options) -> bool | tuple[list[float], list[float]]:
-    """How the images were normalised: not, by the data set's own statistics, or by (mean, std)."""
+def _normalized(options) -> bool | tuple[list[float], list[float]]:
+    """How the images were normalized: not, by the data set's own statistics, or by (mean, std)."""
     if (options.mean is None) != (options.std is None):
-        raise HgladError("--mean and --std go together: give both, or --normalised for the data set's own")
+        raise HgladError("--mean and --std go together: give both, or --normalized for the data set's own")
     if options.mean is None:
-        return options.normalised
+        return options.normalized
     try:
         return tuple([float(x) for x in text.split(",")] for text in (options.mean, options.std))
     except ValueError:

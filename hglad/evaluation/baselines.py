@@ -8,7 +8,7 @@ from torch.nn.functional import normalize as unit_length
 
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.networks import Classifier
 from hglad.networks.chunks import largest_maps
 from hglad.priors.base import Prior

@@ -9,8 +9,8 @@ from hglad import __version__
 from hglad.analysis.labels import method_label, metric_label, objective_label
 from hglad.analysis.tables import commit_text
 from hglad.evaluation.card_scores import Scores
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.licenses import Source
+from hglad.evaluation.sets import DistilledSet
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 CITATION = """\

@@ -8,7 +8,7 @@ import pandas as pd
 from hglad.analysis.statistics import spread, summarise
 from hglad.analysis.tables import provenance_notes
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.experiments.store import Store, cell_columns, main_rows
 from hglad.storage import read_json
 

@@ -20,9 +20,8 @@ from hglad.data.datasets import load_data
 from hglad.errors import HgladError, HgladWarning
 from hglad.evaluation.card import SetCard
 from hglad.evaluation.card_scores import find_scores
-from hglad.evaluation.distilled import DistilledSet, to_uint8
 from hglad.evaluation.licenses import source_of
-from hglad.evaluation.set_files import probability_columns
+from hglad.evaluation.sets import DistilledSet, probability_columns, to_uint8
 from hglad.settings import suggestion
 from hglad.storage import publish
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from hglad.data.datasets import DataSet
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.ensemble import backward_memory, stackable, train_ensemble
-from hglad.evaluation.set_checks import checked_labels
+from hglad.evaluation.sets import DistilledSet, fit_labels
 from hglad.evaluation.training import (
     TRAINING_MEND,
     Normalize,
@@ -137,8 +136,8 @@ def _check_set(distilled: DistilledSet, data: DataSet) -> None:
     images = distilled.images
     if not images.isfinite().all():
         bad = int((~images.isfinite()).flatten(1).any(dim=1).sum())
-        raise HgladError(f"{bad} of {len(images)} images have values that are not finite; distil them again")
-    checked_labels(distilled.labels, len(images), data.train)
+        raise HgladError(f"{bad} of {len(images)} images have values that are not finite; distill them again")
+    fit_labels(distilled.labels, len(images), data.train)
 
 
 @dataclass(frozen=True)

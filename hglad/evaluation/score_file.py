@@ -11,11 +11,9 @@ from hglad.analysis.statistics import summarise
 from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.protocols import protocol
 from hglad.evaluation.score import as_rows, score_set
-from hglad.evaluation.set_checks import Statistics
-from hglad.evaluation.set_files import is_own, read_set
+from hglad.evaluation.sets import DistilledSet, Statistics, is_own, read_set
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.tasks import classifier_versions
 from hglad.experiments.versions import Versions, asked
@@ -31,7 +29,7 @@ class SetFile:
     path: Path
     labels: Path | None = None
     experiment: int = 0
-    normalised: bool | Statistics = False
+    normalized: bool | Statistics = False
     any_range: bool = False
 
     def load(
@@ -41,7 +39,7 @@ class SetFile:
         if resolution is None and is_own(self.path):
             resolution = DistilledSet.load(self.path).images.shape[-1]
         real = load_data(data, root, resolution, device=device)
-        options = {key: getattr(self, key) for key in ("labels", "experiment", "normalised", "any_range")}
+        options = {key: getattr(self, key) for key in ("labels", "experiment", "normalized", "any_range")}
         return read_set(self.path, real.train, **options), real
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hglad.data.datasets import DataSet, DataSettings
 from hglad.evaluation import baselines
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.score import as_rows, score_set
+from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.cost import network_seconds
 from hglad.experiments.store import Store

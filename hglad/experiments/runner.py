@@ -6,7 +6,7 @@ import filelock
 import joblib
 import torch
 
-from hglad.evaluation.distilled import images_left_out
+from hglad.evaluation.sets import images_left_out
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, MeasureTask

@@ -6,7 +6,7 @@ What is left out is made again, the same, where a result needs it.
 
 from pathlib import Path
 
-from hglad.evaluation.distilled import IMAGES
+from hglad.evaluation.sets import IMAGES
 from hglad.experiments.definitions import plan, studied
 from hglad.experiments.profile import Profile
 from hglad.experiments.runner import missing_tasks, sets_behind

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hglad.data.datasets import DataSettings, RealData
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.experiments.cost import generator_seconds, network_seconds
 from hglad.experiments.profile import MetricSettings
 from hglad.experiments.store import Store, whole

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import to_uint8
+from hglad.evaluation.sets import to_uint8
 from hglad.provenance import Stopwatch
 from hglad.search.state import SearchState, load_state, save_state
 from hglad.storage import read_metadata, read_tensors, spared

@@ -10,7 +10,7 @@ import torch
 from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
 from hglad.data.described import described, images_are_there
 from hglad.errors import HgladError
-from hglad.evaluation.distilled import DistilledSet
+from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import train_classifier
 from hglad.experiments.cost import step_flops
 from hglad.experiments.profile import MetricSettings, Profile, SurrogateSettings, changed

@@ -8,9 +8,9 @@ from torch import Tensor
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import DataSet, DataSettings, load_data
 from hglad.evaluation.baselines import class_mean, herding, k_center, random_real, samples
-from hglad.evaluation.distilled import DistilledSet
 from hglad.evaluation.ensemble import train_ensemble
 from hglad.evaluation.score import score_set
+from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.metrics import create_metric
