@@ -73,7 +73,7 @@ def _plain_score(
     problem: Problem, dataset: TensorDataset, data: DataSet, generator: torch.Generator
 ) -> float:
     settings, shape = problem.training, data.train.image_shape
-    network = create_network(image_shape=shape, classes=10, generator=generator, **problem.network)
+    network = create_network(image_shape=shape, classes=10, rng=generator, **problem.network)
     layers = [nn.AvgPool2d(2) if isinstance(each, AveragePool) else each for each in network.features]
     model = nn.Sequential(*_out_of_place(layers), nn.AvgPool2d(2), nn.Flatten(), network.classifier)
     model = model.to(problem.device)
@@ -123,7 +123,7 @@ def _plain_step(problem: Problem) -> Step:
 def _test_step(size: int, device: str, network: dict, precision: str) -> Step:
     data = _data(size, device)
     generator = torch.Generator().manual_seed(0)
-    made = create_network(image_shape=data.test.image_shape, classes=10, generator=generator, **network)
+    made = create_network(image_shape=data.test.image_shape, classes=10, rng=generator, **network)
     made = made.to(device)
     return lambda: confusion_matrix(made, data.test, precision).double()
 

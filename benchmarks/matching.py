@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from hglad.bench import Case, Step, seeded
 from hglad.data.augmentation import DSA, Augmentation, Transform
 from hglad.data.datasets import RealData, draw
-from hglad.networks import Classifier, create_network, initialise
+from hglad.networks import Classifier, create_network, initialize
 from hglad.objectives import create_objective
 from hglad.objectives.experts import Experts, expert_file, write_expert
 
@@ -59,7 +59,7 @@ class Problem:
         if self.dtype == torch.float32:
             return create_network("convnet", shape, self.classes, generator, **options).to(self.device)
         network = create_network("convnet", shape, self.classes, **options).to(self.device, self.dtype)
-        return network if generator is None else initialise(network, generator)  # draws in its own format
+        return network if generator is None else initialize(network, generator)  # draws in its own format
 
     def real(self) -> RealData:
         """Random pixels, as many of each class as a batch takes."""

@@ -15,8 +15,7 @@ from torch import Tensor
 from hglad.bench import Case, Step
 from hglad.data.datasets import RealData, load_data
 from hglad.metrics.class_relevant import ClassRelevantDistance
-from hglad.networks import create_network
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier, create_network
 
 AT_ONCE = 512  # images
 
@@ -39,7 +38,7 @@ def _real(size: int, device: str) -> RealData:
 def _classifier(size: int, width: int, device: str) -> Classifier:
     options = {"name": "convnet", "depth": 3, "width": width}
     generator = torch.Generator().manual_seed(0)
-    network = create_network(image_shape=(3, size, size), classes=10, generator=generator, **options)
+    network = create_network(image_shape=(3, size, size), classes=10, rng=generator, **options)
     return network.to(device)
 
 

@@ -27,7 +27,7 @@ ONE_EPOCH = TrainingSettings(epochs=1, lr=0.01, schedule="constant", ema_decay=N
 @pytest.fixture(scope="module")
 def network() -> Classifier:
     rng = torch.Generator().manual_seed(5)
-    return create_network("convnet", (1, 8, 8), 10, generator=rng, depth=1, width=3, norm="batch").train()
+    return create_network("convnet", (1, 8, 8), 10, rng=rng, depth=1, width=3, norm="batch").train()
 
 
 def images_of(real: RealData, label: int) -> Tensor:
@@ -94,7 +94,7 @@ def test_a_selection_has_every_class_and_follows_from_its_network(few_digits, ne
     assert found.labels.tolist() == [label for label in CLASSES for _ in range(3)]
     assert found.images.dtype == torch.float32 and found.card["kind"] == select.__name__
     assert len({image.numpy().tobytes() for image in found.images}) == 30
-    other = create_network("convnet", (1, 8, 8), 10, generator=torch.Generator().manual_seed(6), depth=2)
+    other = create_network("convnet", (1, 8, 8), 10, rng=torch.Generator().manual_seed(6), depth=2)
     assert not torch.equal(select(few_digits, 3, other).images, found.images)
 
 

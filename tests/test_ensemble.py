@@ -47,9 +47,7 @@ def some_networks(
     kind: str = "convnet", count: int = 3, dtype: torch.dtype = torch.float64
 ) -> list[nn.Module]:
     shape, options = NETWORKS[kind]
-    made = [
-        create_network(image_shape=shape, classes=5, generator=seeded(k), **options) for k in range(count)
-    ]
+    made = [create_network(image_shape=shape, classes=5, rng=seeded(k), **options) for k in range(count)]
     return [network.to(dtype) for network in made]
 
 

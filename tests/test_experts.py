@@ -71,9 +71,9 @@ def test_a_file_says_how_it_was_made(folder):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_an_expert_starts_from_the_initialisation_of_its_number(folder, index):
+def test_an_expert_starts_from_the_initialization_of_its_number(folder, index):
     seed = derive_seed("expert", index)
-    start = network(generator=torch.Generator().manual_seed(seed))
+    start = network(rng=torch.Generator().manual_seed(seed))
     found = Experts(folder).weights(index, 0)
     assert same(found, {name: parameter.detach() for name, parameter in start.named_parameters()})
 

@@ -18,9 +18,9 @@ from hglad.evaluation.score import evaluate
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.experiments.tasks import ClassifierTask
-from hglad.networks import NETWORKS, create_network, initialise
+from hglad.networks import NETWORKS, create_network, initialize
 from hglad.networks.chunks import CACHE, chunk_size, separable
-from hglad.networks.initialise import dropout_from
+from hglad.networks.initialization import dropout_from
 from hglad.objectives.derivatives import Derivatives, double_backward, forward_over_reverse
 from hglad.objectives.dm import DistributionMatching
 from hglad.settings import to_dict
@@ -159,12 +159,12 @@ def test_without_a_generator_the_seed_is_0():
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
-def test_initialise_draws_as_at_the_start(name):
+def test_initialize_draws_as_at_the_start(name):
     network = create_network(name, (3, 32, 32), 5, seeded(1))
     network.train()(images(4))  # moves the statistics of batch norm
     for parameter in network.parameters():
         parameter.data.fill_(torch.nan)
-    initialise(network, seeded(2))
+    initialize(network, seeded(2))
     assert torch.equal(flat(network), flat(create_network(name, (3, 32, 32), 5, seeded(2))))
 
 
@@ -385,7 +385,7 @@ GOLDEN = {
 def test_golden_values_of_the_libraries_networks(check_golden, name):
     if (version := NETWORKS.version(name)) not in GOLDEN.get(name, {}) and version.startswith("1 "):
         pytest.skip(f"no values for this release: {version}")
-    network = create_network(name, (1, 32, 32), 10, generator=seeded(1)).eval()
+    network = create_network(name, (1, 32, 32), 10, rng=seeded(1)).eval()
     with torch.no_grad():
         logits = network(torch.randn(3, 1, 32, 32, generator=seeded(2)))
     classes = (5 * logits / logits.std()).softmax(dim=1) @ torch.arange(10.0)

@@ -13,8 +13,7 @@ from hglad.evaluation.training import TrainingSettings, accuracy, train_classifi
 from hglad.metrics import METRICS, create_metric, feature, needs, real_side
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.metrics.feature import FeatureDistance
-from hglad.networks import create_network
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier, create_network
 from hglad.objectives import create_objective
 from hglad.objectives.experts import Experts, ExpertSettings, train_expert
 
@@ -237,7 +236,7 @@ def test_the_real_side_is_computed_once_for_all_searches(make, few_digits, passe
 
 
 def test_the_real_side_is_that_of_these_weights_images_and_options(few_digits, small_digits):
-    network = create_network(**NETWORK, generator=seeded())
+    network = create_network(**NETWORK, rng=seeded())
 
     def distances() -> list[float]:
         metrics = [
@@ -335,7 +334,7 @@ def test_a_class_adds_what_its_own_images_do(make, few_digits, name):
 def drawn(count: int, seed: int) -> list[Classifier]:
     """Untrained networks, one after the other from one seed."""
     generator = seeded(seed)
-    return [create_network(**NETWORK, generator=generator) for _ in range(count)]
+    return [create_network(**NETWORK, rng=generator) for _ in range(count)]
 
 
 def test_random_feature_distance_is_the_mean_over_untrained_networks(make, few_digits):
@@ -469,7 +468,7 @@ def test_the_error_rate_is_that_of_networks_trained_on_the_images(make, few_digi
     settings = TrainingSettings(epochs=12, lr=0.01, augmentation="flip", ema_decay=None)
     found = []
     for _ in range(2):
-        network = create_network(**NETWORK, generator=generator)
+        network = create_network(**NETWORK, rng=generator)
         train_classifier(network, images, labels, held_out.normalize, settings, generator)
         found.append(100 - accuracy(network, held_out))
     metric = make("accuracy", networks=2, epochs=12, seed=7, augmentation="flip")

@@ -1,4 +1,4 @@
-"""Networks: published sizes, the reference network, initialisation."""
+"""Networks: published sizes, the reference network, initialization."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hglad.errors import HgladError
-from hglad.networks import NETWORKS, Classifier, create_network, initialise
-from hglad.networks.initialise import dropout_from
+from hglad.networks import NETWORKS, Classifier, create_network, initialize
+from hglad.networks.initialization import dropout_from
 from hglad.registry import Registry
 from hglad.storage import read_tensors
 
@@ -163,20 +163,20 @@ def test_registry_refuses_a_name_twice():
 
 
 @pytest.mark.parametrize("name", NETWORKS.names())
-def test_initialise_draws_every_parameter_from_the_generator(name):
+def test_initialize_draws_every_parameter_from_the_generator(name):
     network = create_network(name, (3, 16, 16))
     draws = []
     for seed in (1, 1, 2):
         for parameter in network.parameters():
             parameter.data.fill_(torch.nan)
-        draws.append(flat(initialise(network, seeded(seed))))
+        draws.append(flat(initialize(network, seeded(seed))))
     assert draws[0].isfinite().all()
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 @pytest.mark.parametrize("name", NETWORKS.names())
-def test_initialise_has_the_spread_of_torch(name):
-    network = create_network(name, (3, 16, 16), generator=seeded(3))
+def test_initialize_has_the_spread_of_torch(name):
+    network = create_network(name, (3, 16, 16), rng=seeded(3))
     torch.manual_seed(0)  # of PyTorch's own draws
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() > 5000:
@@ -186,24 +186,24 @@ def test_initialise_has_the_spread_of_torch(name):
             assert mine.abs().max() == pytest.approx(module.weight.abs().max().item(), rel=0.01)
 
 
-def test_initialise_bias_bound_and_norm():
+def test_initialize_bias_bound_and_norm():
     network = create_network("convnet", (3, 16, 16), norm="batch")
     network.features[1].running_mean.fill_(9)
     network.features[1].weight.data.fill_(9)
-    initialise(network, seeded(0))
+    initialize(network, seeded(0))
     bound = (3 * 9) ** -0.5
     assert 0.9 * bound < network.features[0].bias.abs().max() <= bound
     assert (network.features[1].running_mean == 0).all() and (network.features[1].weight == 1).all()
 
 
-def test_initialise_vit_tokens_are_normal():
+def test_initialize_vit_tokens_are_normal():
     positions = create_network("vit", (3, 32, 32)).tokens.positions.detach()
     assert positions.std() == pytest.approx(1, abs=0.02) and positions.abs().max() > 3
 
 
-def test_initialise_refuses_a_module_without_a_rule():
-    with pytest.raises(HgladError, match="no rule to initialise a PReLU"):
-        initialise(nn.PReLU(), seeded(0))
+def test_initialize_refuses_a_module_without_a_rule():
+    with pytest.raises(HgladError, match="no rule to initialize a PReLU"):
+        initialize(nn.PReLU(), seeded(0))
 
 
 def test_creation_neither_reads_nor_moves_the_global_generator():
@@ -212,7 +212,7 @@ def test_creation_neither_reads_nor_moves_the_global_generator():
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(1)
     assert torch.equal(flat(first), flat(create_network("vit", (3, 16, 16), depth=1)))
-    other = create_network("vit", (3, 16, 16), generator=seeded(5), depth=1)
+    other = create_network("vit", (3, 16, 16), rng=seeded(5), depth=1)
     assert not torch.equal(flat(first), flat(other))
 
 
@@ -263,7 +263,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", NETWORKS.names())
 def test_golden_values_of_the_networks(check_golden, name):
-    network = create_network(name, (3, 32, 32), 10, generator=seeded(1)).eval()
+    network = create_network(name, (3, 32, 32), 10, rng=seeded(1)).eval()
     images = torch.randn(3, 3, 32, 32, generator=seeded(2))
     with torch.no_grad():
         embedding, logits = network.embed(images), network(images)

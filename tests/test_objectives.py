@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
-from hglad.networks import NETWORKS, chunks, create_network, initialise
+from hglad.networks import NETWORKS, chunks, create_network, initialize
 from hglad.objectives import OBJECTIVES, create_objective
 from hglad.objectives.dc import DISTANCES, STATISTICS, layerwise_cosine
 from hglad.objectives.derivatives import (
@@ -550,7 +550,7 @@ def test_dm_without_augmentation_is_the_equation_on_normalised_images(objective)
     dm = objective("dm", augmentation="")
     _, logged = dm.gradient(images, labels, digits(), seeded(0))
     generator = seeded(0)
-    network = initialise(surrogate(), generator)
+    network = initialize(surrogate(), generator)
     batch = digits().batch(8, generator)
     expected = 0.0
     for label in range(10):
@@ -600,7 +600,7 @@ def test_the_network_of_dc_is_trained_on_the_images_and_drawn_anew_after_the_las
     dc, generator = objective("dc", augmentation="crop_flip", **settings), seeded(0)
     images, labels = images_and_labels()
     dc.gradient(images, labels, digits(), generator)
-    assert equal(parameters(dc.network), parameters(initialise(surrogate(), seeded(0))))
+    assert equal(parameters(dc.network), parameters(initialize(surrogate(), seeded(0))))
 
     plain, draws = surrogate(), torch.Generator()
     plain.load_state_dict(dc.network.state_dict())
@@ -623,7 +623,7 @@ def test_the_network_of_dc_is_trained_on_the_images_and_drawn_anew_after_the_las
     fresh = torch.Generator()
     fresh.set_state(generator.get_state())
     dc.gradient(images, labels, digits(), generator)
-    assert equal(parameters(dc.network), parameters(initialise(surrogate(), fresh)))
+    assert equal(parameters(dc.network), parameters(initialize(surrogate(), fresh)))
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
@@ -649,7 +649,7 @@ def test_dc_takes_the_statistics_of_batch_norm_from_real_images_and_keeps_them(o
     dc, generator = objective("dc", SURROGATE | {"norm": "batch"}, outer_loops=2, inner_loops=2), seeded(0)
     dc.gradient(images, labels, digits(), generator)
     draws = seeded(0)
-    initialise(surrogate(**SURROGATE, norm="batch"), draws)
+    initialize(surrogate(**SURROGATE, norm="batch"), draws)
     real = digits().normalize(digits().batch(STATISTICS, draws)).flatten(0, 1)
     convolution, norm = dc.network.features[:2]
     maps, before = convolution(real).detach(), norm.running_mean.clone()

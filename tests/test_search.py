@@ -12,7 +12,7 @@ from hglad.errors import HgladError
 from hglad.evaluation import training
 from hglad.experiments.presets import preset
 from hglad.metrics import create_metric
-from hglad.networks import create_network, initialise
+from hglad.networks import create_network, initialize
 from hglad.objectives import create_objective
 from hglad.objectives.dm import distribution_matching
 from hglad.priors import Latents, PixelPrior
@@ -151,7 +151,7 @@ def test_a_step_follows_the_gradient_of_the_whole_loss(make_search, tiny_prior, 
     images = prior.decode(Latents(w, f), layer)
     generator = seeded()
     generator.set_state(first.rng)
-    surrogate = initialise(network().double(), generator)
+    surrogate = initialize(network().double(), generator)
     real = few_digits.normalize(few_digits.batch(4, generator).double())
     real_mean = surrogate.embed(real).mean(1)
     loss = distribution_matching(real_mean, surrogate, few_digits.normalize(images.unflatten(0, (10, 1))))
@@ -496,7 +496,7 @@ def test_distilled_images_that_the_network_sees_as_they_are(make_search, few_dig
     generator = seeded()
     generator.set_state(first.rng)
     images = first.latents.f.clone().requires_grad_()
-    surrogate = initialise(network(width=4), generator)
+    surrogate = initialize(network(width=4), generator)
     real_mean = surrogate.embed(few_digits.normalize(few_digits.batch(4, generator))).mean(1)
     loss = distribution_matching(real_mean, surrogate, images.unflatten(0, (10, 1)))
     (gradient,) = torch.autograd.grad(loss, images)

@@ -36,7 +36,7 @@ def unchanged(images: torch.Tensor) -> torch.Tensor:
 
 
 def small_network(seed: int = 0, **options: object) -> nn.Module:
-    return create_network("convnet", (1, 16, 16), 10, generator=seeded(seed), width=8, **options)
+    return create_network("convnet", (1, 16, 16), 10, rng=seeded(seed), width=8, **options)
 
 
 def some_images(count: int) -> tuple[torch.Tensor, torch.Tensor]:

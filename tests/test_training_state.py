@@ -48,7 +48,7 @@ def train(
     """Weights and buffers after a training from fixed seeds, and the state of its generator."""
     rng = torch.Generator().manual_seed(3)
     images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(9))
-    network = create_network(image_shape=(1, 8, 8), classes=10, generator=rng, **NETWORKS[kind])
+    network = create_network(image_shape=(1, 8, 8), classes=10, rng=rng, **NETWORKS[kind])
     labels = torch.arange(20) % 10
     trained = train_classifier(network, images, labels, normalize, settings, rng, progress, state)
     return {**trained.state_dict(), "generator": rng.get_state()}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import host_generator
+from hglad.networks.initialization import host_rng
 from hglad.registry import unknown
 
 VERSION = 1  # raise when the same draws give other images
@@ -76,7 +76,7 @@ class Augmentation:
 
         The parameters lie on `generator.device`. The strategy is drawn by the host without waiting for a GPU.
         """
-        choice = torch.randint(len(self.strategies), (), generator=host_generator(generator))
+        choice = torch.randint(len(self.strategies), (), generator=host_rng(generator))
         strategy = self.strategies[int(choice)]
         return Transform(strategy, STRATEGIES[strategy][0](count, tuple(size), generator))
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from hglad.evaluation.training import Normalize, TrainingSettings, batches, check_labels, train_epochs
 from hglad.networks import Classifier
 from hglad.networks.chunks import full_precision
-from hglad.networks.initialise import draws
+from hglad.networks.initialization import draws
 from hglad.settings import fingerprint
 
 

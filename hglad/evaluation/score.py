@@ -23,7 +23,7 @@ from hglad.evaluation.training import (
     train_classifier,
 )
 from hglad.networks import Classifier, create_network
-from hglad.networks.initialise import draws
+from hglad.networks.initialization import draws
 from hglad.out_of_memory import clear_stop, free, is_out_of_memory
 from hglad.progress import progress_bar
 from hglad.settings import derive_seed
@@ -334,6 +334,4 @@ def _threads_per_network(networks: int):
 
 def _create(options: dict, data: DataSet, generator: torch.Generator | None) -> Classifier:
     real = data.train
-    return create_network(
-        image_shape=real.image_shape, classes=len(real.classes), generator=generator, **options
-    )
+    return create_network(image_shape=real.image_shape, classes=len(real.classes), rng=generator, **options)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import draws
+from hglad.networks.initialization import draws
 from hglad.storage import read_metadata, read_tensors, spared, write_tensors
 
 SAVE_SECONDS = 60.0  # what a stop loses at most, beside the epoch under way

@@ -15,7 +15,7 @@ from torch import Tensor
 from hglad.data.datasets import RealData
 from hglad.metrics.feature import FeatureDistance
 from hglad.metrics.registry import register_metric
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier
 from hglad.registry import unknown
 
 VERSION = 1  # raise when the same images give another distance

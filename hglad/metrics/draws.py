@@ -5,8 +5,8 @@ from copy import deepcopy
 import torch
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import initialise
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier
+from hglad.networks.initialization import initialize
 
 HIGHEST_SEED = 2**63 - 1
 
@@ -20,4 +20,4 @@ def seeded(seed: int) -> torch.Generator:
 
 def untrained(classifier: Classifier, generator: torch.Generator) -> Classifier:
     """A network of the classifier's architecture with fresh parameters, in eval mode."""
-    return initialise(deepcopy(classifier), generator).eval()
+    return initialize(deepcopy(classifier), generator).eval()

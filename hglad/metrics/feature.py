@@ -6,8 +6,8 @@ from torch import Tensor
 from hglad.data.datasets import RealData
 from hglad.metrics.real_side import real_side
 from hglad.metrics.registry import register_metric
+from hglad.networks import Classifier
 from hglad.networks.chunks import forward_size
-from hglad.networks.registry import Classifier
 
 VERSION = 1  # raise when the same images give another distance
 MOST = 512  # images at once

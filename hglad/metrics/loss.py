@@ -8,7 +8,7 @@ from torch import Tensor
 from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded
 from hglad.metrics.registry import register_metric
-from hglad.networks.registry import require
+from hglad.networks import require
 from hglad.objectives.registry import Objective
 
 VERSION = 1  # raise when the same images and the same objective give another loss

@@ -8,7 +8,7 @@ from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded, untrained
 from hglad.metrics.feature import FeatureDistance
 from hglad.metrics.registry import register_metric
-from hglad.networks.registry import Classifier, require
+from hglad.networks import Classifier, require
 
 VERSION = 1  # raise when the same images give another distance
 

@@ -15,7 +15,7 @@ from hglad.metrics.draws import seeded, untrained
 from hglad.metrics.feature import class_images, parts_of
 from hglad.metrics.real_side import real_side
 from hglad.metrics.registry import register_metric
-from hglad.networks.registry import Classifier, require
+from hglad.networks import Classifier, require
 
 VERSION = 1  # raise when the same images give another distance
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from hglad.networks import Classifier, register_network, require_size, scaled
 from hglad.networks.convnet import first_convolution, size_after
-from hglad.networks.registry import Classifier, register_network, require_size, scaled
 
 VERSION = 1  # raise when the same parameters give other outputs
 

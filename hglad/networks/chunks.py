@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from hglad.networks.initialise import draws
+from hglad.networks.initialization import draws
 
 MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
 CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (hglad bench)

@@ -4,8 +4,8 @@ from math import log2
 
 from torch import nn
 
+from hglad.networks import Classifier, register_network, require, require_size
 from hglad.networks.pooling import AveragePool
-from hglad.networks.registry import Classifier, register_network, require, require_size
 from hglad.registry import unknown
 
 VERSION = 1  # raise when the same parameters give other outputs

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import draw_seed, global_seed
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier
+from hglad.networks.initialization import draw_seed, global_seed
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ FindTap = Callable[[nn.Module, Tensor, list[Call]], Tap | None]
 
 
 class External(Classifier):
-    """A model of another library, freshly initialised.
+    """A model of another library, freshly initialized.
 
     Args:
         title: what messages call it, such as "timm:resnet18".
@@ -115,7 +115,7 @@ class External(Classifier):
         return self.model.get_submodule(self.head)
 
     def draw_parameters(self, generator: torch.Generator) -> None:
-        """Draw parameters and buffers anew, in place, as the library initialises them."""
+        """Draw parameters and buffers anew, in place, as the library initializes them."""
         fresh = self._drawn(generator).state_dict()
         for name, tensor in self.model.state_dict().items():
             tensor.copy_(fresh[name])

@@ -1,6 +1,6 @@
 """Networks of torchvision and timm by name: "torchvision:resnet50", "timm:resnet18".
 
-No pretrained weights and no download: the library initialises the model. A result that used one is kept under
+No pretrained weights and no download: the library initializes the model. A result that used one is kept under
 the library's version beside `VERSION`, since a library changes its models without a number of their own.
 """
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
+from hglad.networks import NETWORKS
 from hglad.networks.external import Call, External, Tap, trace
-from hglad.networks.registry import NETWORKS
 
 VERSION = 1  # raise when the same model of the same library gives other outputs
 

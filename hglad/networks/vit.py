@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import fill_normal, redraw
-from hglad.networks.registry import Classifier, register_network, require, require_size
+from hglad.networks import Classifier, register_network, require, require_size
+from hglad.networks.initialization import fill_normal, redraw
 
 VERSION = 1  # raise when the same parameters give other outputs
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hglad.data.augmentation import Augmentation, Transform
 from hglad.errors import HgladError
-from hglad.networks.initialise import initialise
-from hglad.networks.registry import Classifier, require
+from hglad.networks import Classifier, require
+from hglad.networks.initialization import initialize
 from hglad.objectives.derivatives import Derivatives, Weights
 from hglad.objectives.precision import first_order
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
@@ -145,7 +145,7 @@ class GradientMatching:
     def _prepare(self, images, labels, real, generator, inner: int) -> None:
         """A fresh network, or one more training of it on the images as they are now."""
         if self.position == 0:
-            initialise(self.network, generator)
+            initialize(self.network, generator)
         else:
             self._train(images, labels, real, generator, inner)
         if any(isinstance(module, BATCH_NORM) for module in self.network.modules()):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hglad.data.augmentation import DSA, Augmentation
+from hglad.networks import Classifier, require
 from hglad.networks.chunks import chunk_size
-from hglad.networks.initialise import dropout_from, initialise
-from hglad.networks.registry import Classifier, require
+from hglad.networks.initialization import dropout_from, initialize
 from hglad.objectives.precision import first_order
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 
@@ -58,7 +58,7 @@ class DistributionMatching:
         """As `Objective.gradient`; logs "loss". Raises `HgladError` for labels not sorted by class."""
         ipc = self.sorted_labels.images_per_class(images, labels, len(real.classes))
         images = images.detach().requires_grad_()
-        initialise(self.network, generator)
+        initialize(self.network, generator)
         loss = self._loss(images.unflatten(0, (-1, ipc)), real, generator)
         (gradient,) = torch.autograd.grad(loss, images)
         return gradient, {"loss": loss.detach()}

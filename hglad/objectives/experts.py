@@ -21,7 +21,7 @@ from hglad.errors import HgladError
 from hglad.evaluation.training import TrainingSettings, check_losses, train_epoch
 from hglad.experiments.versions import Versions, current, declared
 from hglad.networks import create_network
-from hglad.networks.initialise import dropout_from, host_generator
+from hglad.networks.initialization import dropout_from, host_rng
 from hglad.provenance import Stopwatch
 from hglad.settings import derive_seed, fingerprint, later
 from hglad.storage import intact, read_metadata, read_tensors, spared, write_tensors
@@ -108,9 +108,9 @@ def train_expert(
         return
     key = experts_key(settings, network, real)
     rng = torch.Generator(real.images.device).manual_seed(derive_seed("expert", index))
-    model = create_network(
-        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **network
-    ).to(real.images.device)
+    model = create_network(image_shape=real.image_shape, classes=len(real.classes), rng=rng, **network).to(
+        real.images.device
+    )
     draft, saved = path.with_suffix(".state"), time.monotonic()
     trajectory, before = _resume(draft, key, model, rng) or ([_weights(model)], 0.0)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, foreach=True)
@@ -262,7 +262,7 @@ class Experts:
         """Start and target: a random expert after a random epoch below `max_start_epoch`, and
         `expert_epochs` later. Raises `HgladError` when the experts are not that long."""
         self.check_length(max_start_epoch, expert_epochs)
-        host = host_generator(generator)
+        host = host_rng(generator)
         index, start = (int(torch.randint(high, (), generator=host)) for high in (len(self), max_start_epoch))
         if generator.device.type != "cpu":
             torch.rand((), generator=generator, device=generator.device)  # moves the offset on

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hglad.data.augmentation import DSA, Augmentation, Transform
 from hglad.errors import HgladError
-from hglad.networks.registry import Classifier, require
+from hglad.networks import Classifier, require
 from hglad.objectives.derivatives import Derivatives, Weights, use_batch_statistics
 from hglad.objectives.experts import Experts
 from hglad.objectives.registry import RealBatches, SortedLabels, register_objective

@@ -198,7 +198,7 @@ def train_metric_classifier(
     real = data.train
     rng = torch.Generator(real.images.device).manual_seed(settings.seed)
     network = create_network(
-        image_shape=real.image_shape, classes=len(real.classes), generator=rng, **settings.network
+        image_shape=real.image_shape, classes=len(real.classes), rng=rng, **settings.network
     )
     network = network.to(real.images.device)
     with progress_bar(settings.training.epochs, "classifier of the metric", "epoch", show) as bar:

@@ -48,7 +48,7 @@ def digits() -> DataSet:
 
 def network(seed: int, classes: int = 10, name: str = "convnet", **options: object) -> Classifier:
     options = options or {"depth": 3, "width": 8}
-    return create_network(name, image_shape=(1, 16, 16), classes=classes, generator=rng(seed), **options)
+    return create_network(name, image_shape=(1, 16, 16), classes=classes, rng=rng(seed), **options)
 
 
 def expert_weights(folder: Path) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.networks.initialise import global_seed, initialise
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier
+from hglad.networks.initialization import global_seed, initialize
 
 
 class Block(nn.Module):
@@ -101,7 +101,7 @@ class FeatureDiscriminator(nn.Module):
             maps = self.maps(sample)
         with torch.device("meta"):  # no draw from the global generator
             heads = nn.ModuleList(FeatureHead(x.shape[1], x.shape[-1], classes, width) for x in maps)
-        self.heads = initialise(heads.to_empty(device=generator.device), generator)
+        self.heads = initialize(heads.to_empty(device=generator.device), generator)
         with global_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
             for module in [m for m in self.heads.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 nn.utils.parametrizations.spectral_norm(module)

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.networks import initialise
+from hglad.networks import initialize
 from hglad.priors.registry import Generator, family, generator_settings, kind_of
 from hglad.priors.training.discriminator import Discriminator, FeatureDiscriminator
 from hglad.priors.training.stem import put_on_stem
@@ -116,7 +116,7 @@ class GANTraining:
         classes = len(data.classes)
         with torch.device("meta"):  # no draw from the global generator
             discriminator = Discriminator(data.image_shape, classes, settings.width)
-        self.discriminator = initialise(discriminator.to_empty(device=device), self.rng)
+        self.discriminator = initialize(discriminator.to_empty(device=device), self.rng)
         self.of_features = None
         if settings.feature_weight:
             self.of_features = FeatureDiscriminator(classifier, classes, settings.width, self.rng)

@@ -10,8 +10,7 @@ from torch import Tensor
 from hglad.data.datasets import DataSet, RealData
 from hglad.errors import HgladError
 from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
-from hglad.networks import create_network
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier, create_network
 from hglad.priors.registry import Generator
 from hglad.progress import progress_bar
 from hglad.settings import later, to_dict

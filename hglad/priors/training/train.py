@@ -8,7 +8,7 @@ from pathlib import Path
 from hglad.data.datasets import DataSettings, RealData, load_data
 from hglad.errors import HgladError
 from hglad.experiments.versions import Versions, declared
-from hglad.networks.registry import Classifier
+from hglad.networks import Classifier
 from hglad.out_of_memory import clear_stop
 from hglad.priors.files import prior_hash, save_prior
 from hglad.priors.registry import GeneratorSettings, kind_of

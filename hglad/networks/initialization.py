@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hglad.errors import HgladError
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def initialize(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """Draw every parameter anew, in place, from PyTorch's default distributions; return the network.
 
     The draw happens on `generator.device`: a generator on the CPU gives the same network on every device.
@@ -31,8 +31,8 @@ def redraw(module: nn.Module, generator: torch.Generator) -> None:
     """The rule of one module type for its own parameters; `@redraw.register` adds one."""
     if next(module.parameters(recurse=False), None) is not None:
         raise HgladError(
-            f"no rule to initialise a {type(module).__name__}; register one with "
-            "hglad.networks.initialise.redraw.register"
+            f"no rule to initialize a {type(module).__name__}; register one with "
+            "hglad.networks.initialization.redraw.register"
         )
 
 
@@ -68,7 +68,7 @@ def fill_normal(parameter: Tensor, generator: torch.Generator) -> None:
     parameter.copy_(draw.normal_(generator=generator))
 
 
-def host_generator(generator: torch.Generator) -> torch.Generator:
+def host_rng(generator: torch.Generator) -> torch.Generator:
     """A CPU generator that follows from `generator`, for draws that the host must know at once.
 
     A generator on the CPU is returned itself. The state of one on a GPU (seed and offset) is kept by the
@@ -83,7 +83,7 @@ def host_generator(generator: torch.Generator) -> torch.Generator:
 
 def draw_seed(generator: torch.Generator) -> int:
     """A seed for PyTorch's global generators, drawn from `generator`."""
-    seed = int(torch.randint(2**62, (), generator=host_generator(generator)))
+    seed = int(torch.randint(2**62, (), generator=host_rng(generator)))
     if generator.device.type != "cpu":
         torch.rand((), generator=generator, device=generator.device)  # moves the offset on
     return seed
