@@ -26,9 +26,9 @@ from hglad.data.datasets import DataSet, load_data
 from hglad.evaluation.baselines import random_real
 from hglad.evaluation.score import evaluate
 from hglad.evaluation.training import SCHEDULES, TrainingSettings, accuracy, confusion_matrix
-from hglad.memory import keep_freed_memory
 from hglad.networks import create_network
 from hglad.networks.pooling import AveragePool
+from hglad.runtime import keep_freed_memory
 
 
 @dataclass(frozen=True)

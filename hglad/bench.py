@@ -24,9 +24,9 @@ from torch import Tensor
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
-from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
 from hglad.registry import unknown
+from hglad.runtime import progress_bar
 
 FOLDER = PROJECT / "benchmarks"
 SIDES = ("fast", "plain")

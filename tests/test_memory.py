@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from hglad.memory import keep_freed_memory
+from hglad.runtime import keep_freed_memory
 
 STEPS = """
 import resource
 import torch
-from hglad.memory import keep_freed_memory
+from hglad.runtime import keep_freed_memory
 
 torch.set_num_threads(1)
 

@@ -25,8 +25,8 @@ from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings, predict, train_classifier
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.networks import create_network
-from hglad.out_of_memory import is_out_of_memory, states_of, within_memory
 from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.runtime import is_out_of_memory, within_memory
 from hglad.search.distillation import (
     DistillationSettings,
     distill,
@@ -170,7 +170,7 @@ def test_a_training_goes_on_in_smaller_chunks(few_digits):
     assert {count for count in device.given if count <= 5} == {3}
 
 
-def test_a_batch_that_cannot_be_parted_is_a_clear_stop(few_digits):
+def test_a_batch_that_cannot_be_parted_is_a_out_of_memory(few_digits):
     own = network(norm="batch", depth=2, width=8)
     with (
         small(Device(5)),
@@ -240,7 +240,7 @@ def test_fewer_networks_are_trained_at_once(scores, tmp_path, monkeypatch, most,
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".score"] * 5
 
 
-def test_an_evaluation_with_no_room_for_an_image_is_a_clear_stop(scores):
+def test_an_evaluation_with_no_room_for_an_image_is_a_out_of_memory(scores):
     with (
         small(Device(0)),
         pytest.raises(HgladError, match="^out of memory with 1 training images at a time: low"),
@@ -316,11 +316,11 @@ def test_a_search_goes_on_with_less_at_a_time(
 def test_the_surrogate_gets_less_at_a_time_as_well(settings, classifier, objective):
     """80 real images, 8 of each class, on a device that has room for the 10 distilled ones and a few."""
     search = make_search(replace(settings, objective=objective), load_real(DATA), classifier)
-    *_, expected = states_of(search)
+    *_, expected = search.run()
     again = make_search(replace(settings, objective=objective), load_real(DATA), classifier)
     device = Device(10 if objective == "dm" else 2)
     again.objective.network.features[0].register_forward_pre_hook(device)
-    *_, found = states_of(again)
+    *_, found = again.run()
     assert device.refused >= 2
     torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-4)
 

@@ -31,8 +31,8 @@ from hglad.experiments.profile_file import read_profile
 from hglad.experiments.runner import missing_tasks
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-from hglad.progress import progress_bar
 from hglad.provenance import PACKAGES, commit
+from hglad.runtime import progress_bar
 from hglad.storage import publish
 
 MANIFEST = "MANIFEST.sha256"

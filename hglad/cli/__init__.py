@@ -70,7 +70,7 @@ def _unexpected(error: Exception) -> str:
 
 
 def _keep_freed_memory() -> None:
-    from hglad.memory import keep_freed_memory
+    from hglad.runtime import keep_freed_memory
 
     keep_freed_memory()
 
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check_device(name: str) -> None:
     """Refuse a device that is not there before anything is computed."""
     if name != "cpu":  # which needs no import of PyTorch
-        from hglad.device import check_device
+        from hglad.runtime import check_device
 
         check_device(name)
 

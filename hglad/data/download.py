@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from hglad.errors import HgladError
-from hglad.progress import progress_bar
+from hglad.runtime import progress_bar
 from hglad.storage import intact, read_json, write_json
 
 TIMEOUT, PIECE = 30, 2**20  # seconds without an answer, bytes

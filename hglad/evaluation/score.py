@@ -24,8 +24,7 @@ from hglad.evaluation.training import (
 )
 from hglad.networks import Classifier, create_network
 from hglad.networks.initialization import draws
-from hglad.out_of_memory import clear_stop, free, is_out_of_memory
-from hglad.progress import progress_bar
+from hglad.runtime import free_memory, is_out_of_memory, out_of_memory, progress_bar
 from hglad.settings import derive_seed
 from hglad.storage import read_metadata, read_tensors, spared, write_tensors
 
@@ -72,7 +71,7 @@ def as_rows(scores: list[Score]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@clear_stop("in an evaluation", TRAINING_MEND)
+@out_of_memory("in an evaluation", TRAINING_MEND)
 def score_set(
     distilled: DistilledSet,
     data: DataSet,
@@ -238,7 +237,7 @@ def _within_memory(trainings: list[_Training], tick: Callable[[int], object]) ->
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    free()  # here the frames of the error are gone, and with them their tensors
+    free_memory()  # here the frames of the error are gone, and with them their tensors
     tick(-counted.total)
     half = len(trainings) // 2
     return [score for part in (trainings[:half], trainings[half:]) for score in _within_memory(part, tick)]

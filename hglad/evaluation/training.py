@@ -15,7 +15,7 @@ from hglad.errors import HgladError
 from hglad.evaluation.training_state import SavedTraining
 from hglad.networks.chunks import accumulate_gradient, chunk_size, forward_size, limit_chunks, separable
 from hglad.networks.initialization import dropout_from
-from hglad.out_of_memory import within_memory
+from hglad.runtime import within_memory
 from hglad.settings import fingerprint, later
 
 VERSION = 1  # raise when the same settings train otherwise

@@ -10,8 +10,7 @@ from hglad.evaluation.sets import images_left_out
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, MeasureTask
-from hglad.memory import keep_freed_memory
-from hglad.progress import progress_bar
+from hglad.runtime import keep_freed_memory, progress_bar
 from hglad.storage import check_writable
 
 

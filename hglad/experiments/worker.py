@@ -6,13 +6,12 @@ import time
 
 import torch
 
-from hglad.device import check_device
 from hglad.errors import HgladError
 from hglad.experiments.batch_folder import RunFolder
 from hglad.experiments.gpus import one_gpu
 from hglad.experiments.runner import compute
 from hglad.experiments.store import Store
-from hglad.memory import keep_freed_memory
+from hglad.runtime import check_device, keep_freed_memory
 
 
 def work(folder: RunFolder, job: str) -> None:

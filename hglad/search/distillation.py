@@ -19,11 +19,10 @@ from hglad.metrics import create_metric, needs
 from hglad.networks import Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
 from hglad.objectives.experts import Experts, ExpertSettings, experts_key
-from hglad.out_of_memory import SEARCH_MEND, clear_stop, states_of
 from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
-from hglad.progress import progress_bar
+from hglad.runtime import out_of_memory, progress_bar
 from hglad.search.checkpoint import Checkpoint
-from hglad.search.loop import Search
+from hglad.search.loop import ADVICE, Search
 from hglad.search.stages import KINDS, SearchSettings, Stage, plan_stages
 from hglad.settings import fingerprint, identity, is_later, suggestion, to_dict
 
@@ -214,7 +213,7 @@ def train_metric_classifier(
         )
 
 
-@clear_stop("while distilling", SEARCH_MEND)
+@out_of_memory("while distilling", ADVICE)
 def distill(
     settings: DistillationSettings,
     out: Path | str | None = None,
@@ -249,7 +248,7 @@ def distill(
     state = start = progress.load()
     steps = sum(stage.steps for stage in run.stages)
     with progress_bar(steps, "search", "step", show) as bar, progress.kept_on_error():
-        for state in states_of(run, start):  # none is left when the run was stopped behind its last step
+        for state in run.run(start):  # none is left when the run was stopped behind its last step
             progress.note(state, run.finite.look)
             bar.update(run.steps_done(state) - bar.n)
     card = {

@@ -1,7 +1,7 @@
 """The one loop: pixels, a single layer (GLaD) and the hierarchy (H-GLaD) are rows in a table of stages."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,11 +13,13 @@ from hglad.networks.chunks import limit_chunks
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.priors.pullback import Pullback
+from hglad.runtime import free_memory, is_out_of_memory, out_of_memory
 from hglad.search.finite import FiniteCheck
 from hglad.search.stages import LATENT, SearchSettings, Stage, plan_stages
 from hglad.search.state import SearchState
 
 VERSION = 1  # raise when the same settings and seed give another set
+ADVICE = "lower surrogate.batch_real, the surrogate's width, ipc or data.resolution"  # where memory runs out
 LOOK_EVERY = 10  # steps of a GPU between two looks at whether values are finite
 
 
@@ -65,20 +67,33 @@ class Search:
             HgladError: loss, gradient or images that are not finite.
         """
         if state is None:
-            state = self._first_state()
+            state = self._within_memory(self._first_state)
             yield state
         self.generator.set_state(state.rng)
         self.objective.load_state_dict(state.objective)
-        while True:
-            if state.step < self.stages[state.stage].steps:
-                state = self._step(state)
-            elif state.stage + 1 < len(self.stages):
-                state = self._next_stage(state)
-            else:
-                return
+        while state.step < self.stages[state.stage].steps or state.stage + 1 < len(self.stages):
+            in_stage = state.step < self.stages[state.stage].steps
+            state = self._within_memory(self._step if in_stage else self._next_stage, state)
             yield state
 
-    def take_less_at_a_time(self) -> bool:
+    def _within_memory(self, advance: Callable[..., SearchState], *state: SearchState) -> SearchState:
+        """`advance(*state)`; where memory runs out once more, from the same draws, with less at a time."""
+        drawn, matched = self.generator.get_state(), [each.objective for each in state]
+        while True:
+            try:
+                return advance(*state)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not self._take_less_at_a_time():
+                    with out_of_memory("with one image at a time", ADVICE):
+                        raise
+            free_memory()  # here the frames of the error are gone, and with them their tensors
+            self.generator.set_state(drawn)
+            for each in matched:
+                self.objective.load_state_dict(each)
+
+    def _take_less_at_a_time(self) -> bool:
         """Send half as many images through generator and network at once; False where it was one already."""
         own, real = len(self.labels), getattr(self.objective, "batch_real", 0) * len(self.real.classes)
         if max(own, real) >> self.halvings <= 1:

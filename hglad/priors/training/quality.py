@@ -12,7 +12,7 @@ from hglad.errors import HgladError
 from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
 from hglad.networks import Classifier, create_network
 from hglad.priors.registry import Generator
-from hglad.progress import progress_bar
+from hglad.runtime import progress_bar
 from hglad.settings import later, to_dict
 
 

@@ -9,14 +9,13 @@ from hglad.data.datasets import DataSettings, RealData, load_data
 from hglad.errors import HgladError
 from hglad.experiments.versions import Versions, declared
 from hglad.networks import Classifier
-from hglad.out_of_memory import clear_stop
 from hglad.priors.files import prior_hash, save_prior
 from hglad.priors.registry import GeneratorSettings, kind_of
 from hglad.priors.training.gan import VERSION, GANSettings, GANTraining
 from hglad.priors.training.quality import QualitySettings, measure_quality, train_convnet
 from hglad.priors.training.stem import with_stem
-from hglad.progress import progress_bar
 from hglad.provenance import Stopwatch
+from hglad.runtime import out_of_memory, progress_bar
 from hglad.settings import fingerprint, identity, read_yaml, to_dict
 from hglad.storage import spared
 
@@ -44,7 +43,7 @@ def read_prior_settings(path: Path | str) -> PriorSettings:
     return read_yaml(PriorSettings, path)
 
 
-@clear_stop("while training a generator", "lower training.batch_size or the channels of the generator")
+@out_of_memory("while training a generator", "lower training.batch_size or the channels of the generator")
 def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -> dict:
     """Train a generator and write it with its card to `out`; continues a run that was stopped.
 
