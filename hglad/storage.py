@@ -1,27 +1,29 @@
-"""Files that are written whole or not at all: temporary name, fsync, rename."""
+"""Files that are written whole or not at all, and the one state that a stopped computation goes on from."""
 
-import ctypes
-import errno
-import fcntl
+import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hglad.errors import HgladError, HgladWarning
 
 SCRATCH = ".tmp-"  # how the folders that drafts are written in begin
 SCRATCH_AGE = 24 * 3600  # seconds after which one belongs to no process that still writes
+SAVE_SECONDS = 30.0  # between two saved states: what a stop loses at most, beside the step under way
 
 
 class UnwritableError(HgladError):
@@ -29,14 +31,13 @@ class UnwritableError(HgladError):
 
 
 @contextmanager
-def publish(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path (for a file or a folder) beside `path` and move it there on success.
+def write_whole(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path (for a file or a folder) next to `path` and move it there on success.
 
-    A folder that is there already is replaced by a folder, never by a file. A stop at any moment leaves the
-    old file or folder or the new one, and at worst a `.tmp-` entry that nothing reads and that a later call
-    removes when it is a day old. Of several processes that publish one path the last one wins, whole. Where
-    the file system cannot exchange two folders in one step, a stop between two renames leaves none, with the
-    old one inside the `.tmp-` entry, from where a later call brings it back.
+    A folder that is there already is replaced by a folder, never by a file. A stop leaves the old file or the
+    new one, and at worst a `.tmp-` folder that nothing reads and that a later call removes when it is a day
+    old. Only a folder that is replaced is missing for a moment, between two renames. Of several processes
+    that write one path the last one wins, whole.
 
     Raises:
         UnwritableError: the place cannot be written (permissions, full disk, a folder instead of a file).
@@ -44,15 +45,20 @@ def publish(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(path.parent)
+        for left_over in path.parent.glob(f"{SCRATCH}*-????????"):
+            with suppress(OSError):  # another process removes it, or it is no folder
+                if time.time() - left_over.stat().st_mtime > SCRATCH_AGE:
+                    shutil.rmtree(left_over)
         scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{path.name}-", dir=path.parent))
         try:
-            with _in_use(scratch):
-                draft = scratch / path.name
-                yield draft
-                _sync(draft)
-                _move(draft, path, scratch / "old")
-                _sync_folder(path.parent)
+            draft = scratch / path.name
+            yield draft
+            for place in (*draft.rglob("*"), draft):
+                _sync(place)
+            if path.is_dir() and draft.is_file():
+                raise UnwritableError(f"cannot write {path}: it is a folder; give the name of a file")
+            _move(draft, path, scratch)
+            _sync(path.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -68,112 +74,24 @@ def _write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _in_use(scratch: Path) -> Iterator[None]:
-    """Hold the lock that says that a process writes there: the kernel's, which ends with the process.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    descriptor = os.open(scratch, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        _lock(descriptor)
-        yield
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # a file system without locks: age alone tells what is left over
-        return
-
-
-def _move(draft: Path, path: Path, old: Path) -> None:
-    """Put `draft` in the place of `path`, whatever another process puts there meanwhile."""
+def _move(draft: Path, path: Path, scratch: Path) -> None:
+    """Rename `draft` to `path`; a folder there goes into `scratch` first, as often as others put one."""
     while True:
-        with suppress(FileExistsError, FileNotFoundError):
-            if not path.is_dir():
-                return _replace(draft, path)
-            if draft.is_file():
-                raise UnwritableError(f"cannot write {path}: it is a folder; give the name of a file")
-            return _exchange(draft, path, old)
-        draft.lstat()  # an error where it was never made
-        time.sleep(0.001)
-
-
-def _replace(draft: Path, path: Path) -> None:
-    """Rename `draft` to `path`, where no folder was a moment ago; FileExistsError where one is by now."""
-    try:
-        draft.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EISDIR) and path.is_dir():
-            raise FileExistsError(path) from error
-        raise
-
-
-def _exchange(draft: Path, path: Path, old: Path) -> None:
-    """Exchange two folders in one step, or put `path` away to `old` first, and back when that fails."""
-    if _exchanged(draft, path):
-        return
-    shutil.rmtree(old, ignore_errors=True)  # of a try that another process was faster than
-    path.rename(old)
-    try:
-        _replace(draft, path)
-    except OSError:
-        if not path.exists():
-            old.rename(path)
-        raise
-
-
-RENAME_EXCHANGE, HERE = 2, -100  # of linux/fs.h; AT_FDCWD of fcntl.h
-CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP}
-
-
-def _exchanged(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; whether the system and the file system can (Linux; not NFS)."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    if rename(HERE, os.fsencode(first), HERE, os.fsencode(second), RENAME_EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in CANNOT_EXCHANGE:
-        return False
-    raise OSError(number, os.strerror(number), str(second))
-
-
-@cache
-def _tidy(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once for each folder: drafts that are a day old.
-
-    Only folders as `publish` makes them count: `.tmp-NAME-` and eight letters, with at most the draft `NAME`
-    and the content `old` that it was to replace. Of these `old` goes back where nothing took its place.
-    """
-    for scratch in folder.glob(f"{SCRATCH}*-????????"):
-        name = scratch.name[len(SCRATCH) : -len("-????????")]
-        with suppress(OSError):  # it is in use, or another process tidies, or this one may not write here
-            if _is_left_over(scratch, name):
-                with _in_use(scratch):
-                    _remove(scratch, folder / name)
-
-
-def _is_left_over(scratch: Path, name: str) -> bool:
-    """Whether `publish` made the folder, and that long enough ago."""
-    if not scratch.is_dir() or scratch.is_symlink():
-        return False
-    old = time.time() - scratch.stat().st_mtime > SCRATCH_AGE
-    return old and {entry.name for entry in scratch.iterdir()} <= {name, "old"}
-
-
-def _remove(scratch: Path, path: Path) -> None:
-    """Remove a folder of drafts; what was put away for a successor that never came goes back to `path`."""
-    if (scratch / "old").exists() and not path.exists():
-        (scratch / "old").rename(path)
-    shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            return os.replace(draft, path)
+        except OSError:
+            if not (draft.is_dir() and path.is_dir()):
+                raise
+        with suppress(FileNotFoundError):
+            os.replace(path, tempfile.mkdtemp(prefix="old-", dir=scratch))
 
 
 def check_writable(folder: Path | str) -> None:
@@ -188,59 +106,62 @@ def check_writable(folder: Path | str) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
-_lost: set[str] = set()  # files whose loss has been said
+_failed: set[str] = set()  # files of which a warning has said that they cannot be written
 
 
 @contextmanager
-def spared(path: Path | str) -> Iterator[None]:
-    """Go on without a file that only saves time, such as a state or a cache, when it cannot be written.
-
-    The first time that this happens to a file is a warning.
-    """
+def best_effort(path: Path | str) -> Iterator[None]:
+    """Go on without a file that only saves time (a state, a cache) when it cannot be written: one warning."""
     try:
         yield
     except UnwritableError as error:
-        if str(path) not in _lost:
-            _lost.add(str(path))
+        if str(path) not in _failed:
+            _failed.add(str(path))
             warnings.warn(f"{error}; the run goes on without it", HgladWarning, stacklevel=3)
-
-
-def _sync(path: Path) -> None:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    for file in files:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-    if path.is_dir():
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path | str, content: object) -> None:
     """Write `content` as indented JSON with a final newline."""
-    with publish(path) as draft:
+    with write_whole(path) as draft:
         draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _unreadable(path: Path | str, error: Exception) -> HgladError:
-    if not Path(path).is_file():
-        return HgladError(f"no file {path}: expected one that hglad wrote")
-    reason = " ".join(str(error).split())
-    return HgladError(f"cannot read {path}: {reason}; delete it to have it made again")
+def write_tensors(
+    path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write named tensors (moved to the CPU) as safetensors; `metadata` goes into the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with write_whole(path) as draft:
+        save_file(tensors, draft, metadata)
+
+
+@contextmanager
+def _read_errors(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        if not Path(path).is_file():
+            raise HgladError(f"no file {path}: expected one that hglad wrote") from error
+        reason = " ".join(str(error).split())
+        raise HgladError(f"cannot read {path}: {reason}; delete it to have it made again") from error
 
 
 def read_json(path: Path | str) -> dict:
     """Read a JSON file; a missing or damaged one raises `HgladError` with its name."""
-    try:
+    with _read_errors(path):
         return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+
+
+def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Read named tensors; a missing or damaged file raises `HgladError` with its name."""
+    with _read_errors(path):
+        return load_file(path, device=str(device))
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """Read the header of a safetensors file without its tensors; raises as `read_tensors`."""
+    with _read_errors(path), safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def intact(path: Path | str) -> bool:
@@ -249,35 +170,77 @@ def intact(path: Path | str) -> bool:
     JSON is parsed; of safetensors the header is read, and whether the file is as long as it says.
     """
     try:
-        if Path(path).suffix == ".json":
-            return bool(json.loads(Path(path).read_bytes()))
-        with safe_open(path, "pt"):
-            return True
-    except (OSError, ValueError, SafetensorError):
+        return bool(read_json(path)) if Path(path).suffix == ".json" else read_metadata(path) is not None
+    except HgladError:
         return False
 
 
-def write_tensors(
-    path: Path | str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write named tensors (moved to the CPU) as safetensors; `metadata` goes into the header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with publish(path) as draft:
-        save_file(tensors, draft, metadata)
+class Checkpoint:
+    """The state of a computation under way, in one file: a stopped one goes on from it, to the same bits.
+
+    A damaged state, and one of another key, is left aside with a warning, and the computation begins anew. A
+    state that cannot be written is a warning, too: it only saves time.
+
+    Args:
+        path: file; None keeps nothing.
+        key: what is computed, for instance the fingerprint of the run.
+    """
+
+    def __init__(self, path: Path | str | None, key: str) -> None:
+        self.path, self.key = None if path is None else Path(path), key
+        self.before = 0.0  # seconds of the parts that were stopped
+        self.start = self.saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time over all parts of the computation."""
+        return self.before + time.monotonic() - self.start
+
+    @property
+    def due(self) -> bool:
+        """Whether the last saved state is old enough for a new one."""
+        return self.path is not None and time.monotonic() - self.saved >= SAVE_SECONDS
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Tensors (on the CPU, in torch's own memory) and plain values as they were saved; None: begin."""
+        if self.path is None or not self.path.is_file():
+            return None
+        try:
+            content = self.path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                raise ValueError("it is damaged")
+            state = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+            if state["key"] != self.key:
+                raise ValueError("it belongs to other settings, data or code")
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            reason = f"{self.path} is no state to go on from: {error}"
+            warnings.warn(f"{reason}; the computation begins anew", HgladWarning, stacklevel=2)
+            return None
+        self.before = state["seconds"]
+        return state["tensors"], state["plain"]
+
+    def save(self, tensors: dict[str, Any], force: bool = False, **plain: Any) -> None:
+        """Write the state where it is `due`, or in any case.
+
+        Args:
+            tensors: by name; state dicts of modules and optimizers are such values as well.
+            force: do not wait until it is due.
+            **plain: numbers, texts and lists, dictionaries and tuples of them.
+        """
+        if self.path is None or not (force or self.due):
+            return
+        buffer, state = io.BytesIO(), {"key": self.key, "seconds": self.seconds}
+        torch.save(state | {"tensors": tensors, "plain": plain}, buffer)
+        content = buffer.getbuffer()
+        with best_effort(self.path), write_whole(self.path) as draft, open(draft, "wb") as file:
+            file.write(hashlib.sha256(content).digest())
+            file.write(content)
+        self.saved = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the file: the result is there, or the computation is to begin anew."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Read named tensors; a missing or damaged file raises `HgladError` with its name."""
-    try:
-        return load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """Read the header of a safetensors file without its tensors."""
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+publish, spared = write_whole, best_effort  # until all rooms use the new names

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -23,6 +23,19 @@ from hglad.search.distillation import DistillationSettings
 
 torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore Ctrl-C
+
+
+@pytest.fixture(autouse=True)
+def time_limit(request) -> Iterator[None]:
+    """A test that hangs fails: after two minutes, after ten where it is marked slow."""
+
+    def fail(number, frame) -> None:
+        raise TimeoutError(f"{request.node.name} takes too long")
+
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(600 if request.node.get_closest_marker("slow") else 120)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(scope="session")
