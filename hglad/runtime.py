@@ -1,7 +1,8 @@
 """The machine a run is on: its device, memory that runs out, progress on a terminal.
 
 Where memory runs out, of a GPU or of a machine whose system refuses it, the same work is done with less at a
-time, and in the end one line says what to lower. Results are the same up to rounding.
+time, and in the end one line says what to lower. Results are the same up to rounding. PyTorch is imported where
+it is asked: the command line starts without it.
 """
 
 import ctypes
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 from hglad.errors import HgladError
@@ -23,6 +23,8 @@ def check_device(name: str) -> None:
     """Raise `HgladError` for a device that is not there, or that is neither a processor nor a GPU."""
     if name == "cpu":
         return
+    import torch
+
     if not name.startswith("cuda"):
         raise HgladError(f"unknown device '{name}': expected cpu or cuda")
     if not torch.cuda.is_available():
@@ -64,6 +66,8 @@ REFUSALS = (  # in PyTorch's plain RuntimeErrors
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, in one of the ways of Python and PyTorch."""
+    import torch
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in REFUSALS)
@@ -71,6 +75,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Give back what nothing holds any more, so that the next try finds it."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

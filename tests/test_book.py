@@ -249,7 +249,7 @@ def test_the_layers_on_the_page_are_those_of_the_generator():
 def test_the_stages_on_the_page_are_those_that_the_command_prints(capsys):
     page = (ROOT / "book" / "search.md").read_text()
     words = page.split("```bash\nhglad ")[1].split("\n")[0].split()
-    assert words[-1] == "--explain" and main([words[0], str(ROOT / words[1]), *words[2:]]) == 0
+    assert words[0] == "explain" and main([words[0], str(ROOT / words[1]), *words[2:]]) == 0
     assert page.split("```text\n")[1].split("```")[0] == capsys.readouterr().out
 
 

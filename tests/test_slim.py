@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 
-from hglad.book.bundle import Results
 from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet, leave_images_out
@@ -156,15 +155,3 @@ def test_the_command_says_what_it_did_and_a_dry_run_deletes_nothing(config, prof
 def test_a_folder_without_results_is_said(config, tmp_path, capsys):
     assert main(["results", "slim", str(config), "--results", str(tmp_path / "none")]) == 1
     assert f"no results in {tmp_path / 'none'}: expected some from hglad run" in capsys.readouterr().err
-
-
-def test_a_report_without_results_counts_what_the_profile_asks_for(config, profile, tmp_path):
-    asked = len(plan(profile))
-    with pytest.raises(HgladError, match=f"{asked} of {asked} results are missing"):
-        Results.named(str(config), tmp_path / "none").keys  # noqa: B018
-
-
-def test_a_report_of_slim_results_has_all_rows(config, profile, store):
-    before = Results.named(str(config), store.root).keys
-    assert slim(profile, store)
-    assert Results.named(str(config), store.root).keys == before
