@@ -654,12 +654,11 @@ def prior_import(
     cache: Annotated[Path | None, option("Folder of the download (default: that of --out).")] = None,
 ) -> None:
     """Turn a StyleGAN-XL network pickle into safetensors; nothing in it is run."""
-    from hglad.priors.nvidia import import_pickle, import_released
+    from hglad.priors.nvidia import import_prior
 
-    if (file is None) == (name is None):
-        raise HgladError("prior import needs a FILE or --name NAME, and not both: hglad prior import --help")
-    _check_new(out)
-    card = import_pickle(file, out, key) if file else import_released(name, out, key, cache)
+    if file is None or name is None:
+        _check_new(out)
+    card = import_prior(out, file, name, key, cache)
     print(f"{card['source']['class']} of {card['source']['file']} in {out}")
 
 

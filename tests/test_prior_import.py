@@ -1,7 +1,9 @@
 """Network pickles to safetensors: the images of the official code, and nothing of a hostile file runs."""
 
 import dataclasses
+import functools
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -9,6 +11,7 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nvidia_pickles as nvidia
@@ -19,8 +22,9 @@ from nvidia_pickles import Call, Writer, discriminator, dumps, module_state, per
 from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.priors import load_prior, prior_card
+from hglad.priors import nvidia as nvidia_module
 from hglad.priors.geometry import Head, StyleGANXLSettings
-from hglad.priors.nvidia import RELEASED, import_pickle, import_released, is_allowed, read_generator
+from hglad.priors.nvidia import RELEASED, import_prior, is_allowed, read_generator
 from hglad.priors.pickles import read_pickle
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.storage import read_tensors
@@ -134,7 +138,7 @@ def test_a_head_that_left_one_layer_may_have_had_any_resolution(tmp_path):
 
 def test_source_code_in_the_file_does_not_run(place, small):
     writer = Writer(small.settings, small.tensors, source="open('trace', 'w').close()\nraise SystemExit(7)\n")
-    import_pickle(write(Path("net.pkl"), G_ema=writer.network()), "out.safetensors")
+    import_prior("out.safetensors", write(Path("net.pkl"), G_ema=writer.network()))
     assert load_prior("out.safetensors").settings == SMALL
     assert sorted(os.listdir()) == ["net.pkl", "out.json", "out.safetensors"]
 
@@ -377,8 +381,8 @@ SETTINGS = {
     "truth": (edited("", z_dim=True), "z_dim"),
     "radial": (edited(LAYER, use_radial_filters=True), "use_radial_filters"),
     "mapping": (edited("mapping", num_layers=8), "8 layers"),
-    "classes": (edited("", c_dim=99_999), "more weights than the file holds"),
-    "noise": (edited("", z_dim=8000), "more weights than the file holds"),
+    "classes": (edited("", c_dim=99_999), "expected [99999, 4]"),
+    "noise": (edited("", z_dim=8000), "expected [8000]"),
     "names": (edited("synthesis", layer_names=["x"] * 5), "layer 'x'"),
     "many names": (edited("synthesis", layer_names=["L0_12_4"] * 1000), "1000 layers"),
     "other names": (edited("synthesis", layer_names=[NAMES[1], NAMES[0], *NAMES[2:]]), "file has L1_12_4"),
@@ -460,7 +464,7 @@ def test_a_checksum_beside_the_file_holds(place, capsys, small):
     Path("net.pkl.sha256").write_text("0" * 64 + "  net.pkl\n")
     assert "net.pkl.sha256 has 000" in refused(capsys, path)
     Path("net.pkl.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "  net.pkl\n")
-    assert import_pickle(path, "out.safetensors", address="https://a/net.pkl")["source"]["address"]
+    assert import_prior("out.safetensors", path)["source"]["address"] is None
 
 
 def test_released_names(place, capsys, small):
@@ -468,7 +472,7 @@ def test_released_names(place, capsys, small):
     with pytest.raises(
         HgladError, match="unknown released network 'imagenet_128': did you mean 'imagenet128'"
     ):
-        import_released("imagenet_128", "out.safetensors")
+        import_prior("out.safetensors", name="imagenet_128")
     Path("cache").mkdir()
     write(Path("cache/cifar10.pkl"), G_ema=small.network())  # what is there is not fetched again
     command = ["prior", "import", "--name", "cifar10", "--out", "out.safetensors", "--cache", "cache"]
@@ -501,3 +505,35 @@ def test_a_pickle_reads_as_records():
     feature = state["_modules"].items["feature"]
     assert feature is state["_modules"].items["same"]
     assert feature.name == "torch.nn.modules.container.Sequential"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a server of the files in a folder, and the folder."""
+    (tmp_path / "served").mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{{name}}.pkl", tmp_path / "served"
+        server.shutdown()
+
+
+def test_a_released_network_is_downloaded_once_and_its_first_checksum_holds(
+    place, capsys, small, server, monkeypatch
+):
+    address, folder = server
+    monkeypatch.setattr(nvidia_module, "ADDRESS", address)
+    served = write(folder / "cifar10.pkl", G_ema=small.network())
+    card = import_prior("out.safetensors", name="cifar10", cache="cache")
+    digest = hashlib.sha256(served.read_bytes()).hexdigest()
+    assert card["source"]["sha256"] == digest and card["source"]["address"] == address.format(name="cifar10")
+    assert Path("cache/cifar10.pkl.sha256").read_text() == f"{digest}  cifar10.pkl\n"
+    Path("cache/cifar10.pkl").unlink()
+    served.write_bytes(served.read_bytes()[:-1] + b"x")
+    with pytest.raises(HgladError, match="cifar10.pkl: its sha256 is not the one in cifar10.pkl.sha256"):
+        import_prior("out.safetensors", name="cifar10", cache="cache")
+    assert not Path("cache/cifar10.pkl").exists()
+    served.unlink()
+    with pytest.raises(HgladError, match="^cannot download http.*404.*; check the network") as caught:
+        import_prior("out.safetensors", name="cifar10", cache="cache")
+    assert "\n" not in str(caught.value)

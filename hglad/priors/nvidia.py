@@ -6,24 +6,34 @@ code of its class, which is passed over here, and with its attributes, which are
 generator with super-resolution heads began as a stem from another file; its layers tell its structure.
 """
 
+import hashlib
 import itertools
 import math
 import mmap
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pooch
 import torch
 from torch import Tensor
 
-from hglad.data.download import check_sum, fetch
 from hglad.errors import HgladError
+from hglad.priors.base import check_tensors
 from hglad.priors.files import save_prior
-from hglad.priors.geometry import LayerPlan, StyleGANXLSettings, plan_layers
-from hglad.priors.pickled_tensors import PARAMETERS, TENSORS, TensorReader
-from hglad.priors.pickles import RECONSTRUCTORS, Record, describe, read_pickle
+from hglad.priors.geometry import StyleGANXLSettings, plan_layers
+from hglad.priors.pickles import (
+    PARAMETERS,
+    RECONSTRUCTORS,
+    TENSORS,
+    Record,
+    TensorReader,
+    in_words,
+    read_pickle,
+)
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.provenance import Stopwatch
 from hglad.registry import unknown
@@ -66,57 +76,87 @@ FILTER_TOLERANCE = 1e-5  # of a filter's largest tap; versions of SciPy differ b
 MAPPING_LAYERS = 2
 
 
-def import_released(name: str, out: Path | str, key: str = "G_ema", cache: Path | str | None = None) -> dict:
-    """Download a released network and import it; returns the card.
+def import_prior(
+    out: Path | str,
+    path: Path | str | None = None,
+    name: str | None = None,
+    key: str = "G_ema",
+    cache: Path | str | None = None,
+) -> dict:
+    """Turn a network pickle into a safetensors file with a card beside it; returns the card.
 
     Args:
-        name: one of `RELEASED`.
         out: `.safetensors` file to write.
+        path: file that StyleGAN-XL's training wrote.
+        name: one of `RELEASED`, to be downloaded instead.
         key: network in the file; the averaged generator as a rule.
         cache: folder that keeps the download (default: that of `out`).
 
     Raises:
-        HgladError: unknown name, failed download, or what `import_pickle` refuses.
+        HgladError: not one of `path` and `name`, a failed download, what `read_generator` refuses, or another
+            checksum than the one kept beside the file.
     """
-    if name not in RELEASED:
+    if (path is None) == (name is None):
+        raise HgladError("prior import needs a FILE or --name NAME, and not both: hglad prior import --help")
+    if name is not None and name not in RELEASED:
         raise unknown("released network", name, list(RELEASED))
-    address = ADDRESS.format(name=name)
-    path = fetch(address, Path(cache or Path(out).parent) / f"{name}.pkl")
-    return import_pickle(path, out, key, address)
-
-
-def import_pickle(path: Path | str, out: Path | str, key: str = "G_ema", address: str | None = None) -> dict:
-    """Turn a network pickle into a safetensors file with a card beside it; returns the card.
-
-    Args:
-        path: file that StyleGAN-XL's training wrote.
-        out: `.safetensors` file to write.
-        key: network in the file; the averaged generator as a rule.
-        address: where the file was downloaded from, for the card.
-
-    Raises:
-        HgladError: what `read_generator` refuses, or another checksum than the one kept beside the file.
-    """
-    watch, path = Stopwatch(), Path(path)
+    address = None if name is None else ADDRESS.format(name=name)
+    path = Path(path) if name is None else download(address, Path(cache or Path(out).parent) / f"{name}.pkl")
+    watch = Stopwatch()
     try:
-        digest = check_sum(path)
+        digest = _checksum(path)
         generator, class_name = read_generator(path, key)
     except OSError as error:
         raise HgladError(
             f"cannot read {path}: {error.strerror or error}; expected a network pickle"
         ) from error
-    except HgladError as error:
-        raise HgladError(f"{path}: {_one_line(error)}") from error
+    except HgladError as error:  # quotations of the file may bring line breaks, terminal codes, long text
+        printable = "".join(character if character.isprintable() else " " for character in str(error)[:1000])
+        raise HgladError(f"{path}: {' '.join(printable.split())[:400]}") from error
     source = {"file": path.name, "sha256": digest, "address": address, "network": key, "class": class_name}
     card = {"source": source, "provenance": watch.provenance()}
     save_prior(out, generator, card)
     return card
 
 
-def _one_line(error: HgladError) -> str:
-    """A message without what quotations of the file bring along: line breaks, terminal codes, long text."""
-    printable = "".join(character if character.isprintable() else " " for character in str(error)[:1000])
-    return " ".join(printable.split())[:400]
+def download(address: str, path: Path) -> Path:
+    """Download `address` to `path` unless it is there.
+
+    The checksum of the first download is kept beside it (`path` + ".sha256", as `sha256sum` writes it) and
+    holds for all later ones.
+
+    Raises:
+        HgladError: no connection, no such address, no room, or another checksum than before.
+    """
+    if path.is_file():
+        return path
+    kept = path.with_name(f"{path.name}.sha256")
+    try:
+        known = kept.read_text().partition(" ")[0] if kept.is_file() else None
+        transfer = pooch.HTTPDownloader(progressbar=not os.environ.get("TQDM_DISABLE"), timeout=30)
+        pooch.retrieve(address, known, path.name, path.parent, downloader=transfer)
+        if known is None:
+            kept.write_text(f"{pooch.file_hash(path)}  {path.name}\n")
+    except ValueError as error:  # of pooch, for another checksum
+        advice = f"delete {kept.name} if another file is meant"
+        raise HgladError(f"{path}: its sha256 is not the one in {kept.name}: {advice}") from error
+    except OSError as error:
+        raise HgladError(
+            f"cannot download {address} to {path}: {error}; check the network and the free space"
+        ) from error
+    return path
+
+
+def _checksum(path: Path) -> str:
+    """sha256 of a file, held against the one in `path` + ".sha256" where that is there."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = path.with_name(f"{path.name}.sha256")
+    expected = kept.read_text(errors="replace").partition(" ")[0].strip() if kept.is_file() else digest
+    if expected != digest:
+        advice = f"delete the file to fetch it anew, or {kept.name} if another file is meant"
+        raise HgladError(f"its sha256 is {digest}, {kept.name} has {expected[:64]}: {advice}")
+    return digest
 
 
 def read_generator(path: Path | str, key: str = "G_ema") -> tuple[StyleGANXL, str]:
@@ -125,14 +165,21 @@ def read_generator(path: Path | str, key: str = "G_ema") -> tuple[StyleGANXL, st
     Raises:
         HgladError: not such a file, a network of another kind, or tensors that do not fit the settings.
     """
-    network = _read_network(Path(path), key)
+    with open(path, "rb") as file:
+        if not Path(path).stat().st_size:
+            raise HgladError("the file is empty: fetch it anew")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            networks = _dictionary(read_pickle(content, is_allowed), "the content of the file")
+    if key not in networks:
+        raise unknown("network in this file,", key, [name for name in networks if isinstance(name, str)])
+    network = Module.of(networks[key], key)
     if network.class_name not in ("Generator", "SuperresGenerator"):
         raise HgladError(f"'{key}' is a {network.class_name}: expected a Generator or SuperresGenerator")
     reader = TensorReader()
     tensors = {name: reader.read(record, name) for name, record in _tensor_records(network)}
     if network.integer("c_dim") == 0:  # the class embedding comes along unused
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("mapping.embed.")}
-    return StyleGANXL.from_tensors(_find_settings(network, tensors), tensors), network.class_name
+    return _build(network, tensors), network.class_name
 
 
 def is_allowed(name: str) -> bool:
@@ -140,22 +187,11 @@ def is_allowed(name: str) -> bool:
     return name in READ | REBUILDING | PASSED_OVER or name.startswith(PASSED_OVER_MODULES)
 
 
-def _read_network(path: Path, key: str) -> "Module":
-    with open(path, "rb") as file:
-        if not path.stat().st_size:
-            raise HgladError("the file is empty: fetch it anew")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            networks = _dictionary(read_pickle(content, is_allowed), "the content of the file")
-    if key not in networks:
-        raise unknown("network in this file,", key, [name for name in networks if isinstance(name, str)])
-    return Module.of(networks[key], key)
-
-
 def _dictionary(value: Any, where: str) -> dict:
     if isinstance(value, Record) and value.name in DICTIONARIES:
         return value.items
     if not isinstance(value, dict):
-        raise HgladError(f"{where} is {describe(value)}: expected a dictionary, as in StyleGAN-XL's files")
+        raise HgladError(f"{where} is {in_words(value)}: expected a dictionary, as in StyleGAN-XL's files")
     return value
 
 
@@ -179,7 +215,7 @@ class Module:
             return cls(where, str(meta.get("class_name"))[:100], _dictionary(meta.get("state"), f"'{where}'"))
         if name.startswith(TORCH_MODULE):
             return cls(where, name.rpartition(".")[2], _dictionary(record.state, f"'{where}'"))
-        raise HgladError(f"'{where}' is {describe(record)}: expected a network from StyleGAN-XL's training")
+        raise HgladError(f"'{where}' is {in_words(record)}: expected a network from StyleGAN-XL's training")
 
     def part(self, kind: str) -> dict[str, Any]:
         """Those of its `_parameters`, `_buffers` or `_modules` that are not None."""
@@ -199,7 +235,7 @@ class Module:
             raise HgladError(f"'{self.where}' has no '{name}': expected StyleGAN-XL, not StyleGAN2 or 3")
         value = self.state[name]
         if type(value) not in kinds:
-            raise HgladError(f"{name} of '{self.where}' is {describe(value)}: expected {kinds[-1].__name__}")
+            raise HgladError(f"{name} of '{self.where}' is {in_words(value)}: expected {kinds[-1].__name__}")
         return value
 
     def integer(self, name: str) -> int:
@@ -230,22 +266,12 @@ def _tensor_records(network: Module) -> Iterator[tuple[str, Any]]:
     return walk(network, "", 0)
 
 
-def _find_settings(network: Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Settings under which the layers of the file come out, with the layers' names under `layer_names`.
+def _build(network: Module, tensors: dict[str, Tensor]) -> StyleGANXL:
+    """The generator whose layers are those of the file.
 
     The resolution behind a head in the middle shows in nothing but its layers, so each possibility is tried.
     """
-    names, stem = _layer_names(network.child("synthesis")), _stem_settings(network, tensors)
-    refusal = HgladError(f"no stem and heads give {network.integer('img_resolution')} px")
-    for structure in _structures(network, names, tensors, stem["num_critical"]):
-        settings = stem | structure
-        refusal = _refuse(StyleGANXLSettings.from_dict(settings), names, tensors)
-        if refusal is None:
-            return settings | {"layer_names": names}
-    raise refusal
-
-
-def _layer_names(synthesis: Module) -> list[str]:
+    synthesis = network.child("synthesis")
     names = synthesis.attribute("layer_names", list)
     if not 4 <= len(names) <= MOST_LAYERS:
         raise HgladError(f"'{synthesis.where}' has {len(names)} layers: expected 4 to {MOST_LAYERS}")
@@ -254,14 +280,41 @@ def _layer_names(synthesis: Module) -> list[str]:
             raise HgladError(
                 f"'{synthesis.where}' has a layer {str(name)[:40]!r}: expected one like L0_36_512"
             )
-    return names
+    stem = _stem_settings(network, names, tensors)
+    refusal = HgladError(f"no stem and heads give {network.integer('img_resolution')} px")
+    for structure in _structures(network, names, tensors, stem["num_critical"]):
+        settings = stem | structure
+        try:
+            _check_layers(StyleGANXLSettings.from_dict(settings), names, tensors)
+        except HgladError as error:
+            refusal = error
+        except (ArithmeticError, ValueError) as error:
+            refusal = HgladError(f"no layers can be laid out for its settings ({error}): the file is damaged")
+        else:
+            return StyleGANXL.from_tensors(settings, tensors)
+    raise refusal
 
 
-def _stem_settings(network: Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _check_layers(settings: StyleGANXLSettings, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Raise `HgladError` where settings give other layers, tensors or filters than the file has."""
+    planned = [plan.name for plan in plan_layers(settings)]
+    for ours, theirs in itertools.zip_longest(planned, names, fillvalue="no layer"):
+        if ours != theirs:
+            raise HgladError(f"its settings give {ours} where the file has {theirs}: the file is damaged")
+    with torch.device("meta"):  # takes no memory, whatever size the settings ask for
+        check_tensors(StyleGANXL(settings).state_dict(), tensors)
+    designed = StyleGANXL(settings).state_dict()
+    for name in (name for name in designed if name.endswith(("up_filter", "down_filter"))):
+        error = (tensors[name] - designed[name]).abs().max()
+        if not error <= FILTER_TOLERANCE * designed[name].abs().max():
+            raise HgladError(f"'{name}' is not the filter that its settings ask for: the file was altered")
+
+
+def _stem_settings(network: Module, names: list[str], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Settings besides the resolution and number of layers, which heads change."""
     mapping, synthesis = network.child("mapping"), network.child("synthesis")
-    if mapping.integer("num_layers") != MAPPING_LAYERS:
-        layers = mapping.integer("num_layers")
+    layers = mapping.integer("num_layers")
+    if layers != MAPPING_LAYERS:
         raise HgladError(f"'{mapping.where}' has {layers} layers: expected {MAPPING_LAYERS}")
     settings = {key: network.integer(key) for key in ("z_dim", "c_dim", "w_dim", "img_channels")}
     for key in ("channel_base", "channel_max", "num_critical", "margin_size", "num_fp16_res"):
@@ -270,103 +323,51 @@ def _stem_settings(network: Module, tensors: dict[str, Tensor]) -> dict[str, Any
         settings[key] = synthesis.number(key)
     if "mapping.embed.weight" in tensors:
         settings["embedding"] = list(tensors["mapping.embed.weight"].shape)
-    return settings | _layer_settings(synthesis)
-
-
-def _layer_settings(synthesis: Module) -> dict[str, Any]:
-    """Settings that all layers share, the one that makes the image aside."""
-    layers = [synthesis.child(name) for name in _layer_names(synthesis)[:-1]]
-    found = [
-        {key: layer.integer(key) for key in ("conv_kernel", "filter_size", "lrelu_upsampling")}
-        | {"use_radial_filters": layer.attribute("use_radial_filters", bool)}
-        | {"conv_clamp": layer.number("conv_clamp")}
-        for layer in layers
-    ]
-    for layer, settings in zip(layers, found, strict=True):
-        if settings != found[0]:
-            raise HgladError(f"'{layer.where}' has {settings}: expected those of the first layer, {found[0]}")
-    return found[0]
+    shared = {}
+    for layer in map(synthesis.child, names[:-1]):  # all but the one that makes the image
+        found = {key: layer.integer(key) for key in ("conv_kernel", "filter_size", "lrelu_upsampling")}
+        found["use_radial_filters"] = layer.attribute("use_radial_filters", bool)
+        found["conv_clamp"] = layer.number("conv_clamp")
+        shared = shared or found
+        if found != shared:
+            raise HgladError(f"'{layer.where}' has {found}: expected those of the first layer, {shared}")
+    return settings | shared
 
 
 def _structures(
     network: Module, names: list[str], tensors: dict[str, Tensor], num_critical: int
 ) -> Iterator[dict[str, Any]]:
-    """Possible resolutions and layers of the stem and of each head."""
-    resolution = network.integer("img_resolution")
-    if network.class_name == "Generator":
-        yield {"img_resolution": resolution, "num_layers": len(names) - 1}
-        return
-    first, *middle = _part_lengths(names, tensors, num_critical)
-    if not middle:
-        raise HgladError(f"'{network.where}' has no layers behind its stem: expected a super-resolution head")
-    *middle, last = middle
-    stem = {"img_resolution": _stem_resolution(network), "num_layers": first + num_critical}
-    layers = [*(length + num_critical for length in middle), last - 1]  # what the next head cut off is added
-    for factors in itertools.product((2, 4, 8, 16), repeat=len(middle)):
-        factors = (*factors, network.integer("up_factor"))
-        if stem["img_resolution"] * math.prod(factors) == resolution:
-            heads = [{"up_factor": f, "layers": n} for f, n in zip(factors, layers, strict=True)]
-            yield stem | {"heads": heads}
-
-
-def _stem_resolution(network: Module) -> int:
-    """What the synthesis network was built for, before heads were put on it."""
-    synthesis = network.child("synthesis")
-    where = f"{synthesis.where}._init_kwargs"
-    return Module(where, "", _dictionary(synthesis.state.get("_init_kwargs"), where)).integer(
-        "img_resolution"
-    )
-
-
-def _part_lengths(names: list[str], tensors: dict[str, Tensor], num_critical: int) -> list[int]:
-    """How many layers there are of the stem and of each head.
+    """Possible resolutions and layers of the stem and of each head.
 
     The first layer of each part keeps the sampling, so that its two filters are equal; besides these, only
     the critically sampled layers at the end have equal ones.
     """
+    resolution = network.integer("img_resolution")
+    if network.class_name == "Generator":
+        yield {"img_resolution": resolution, "num_layers": len(names) - 1}
+        return
 
     def begins(name: str) -> bool:
         up, down = (tensors.get(f"synthesis.{name}.{kind}") for kind in ("up_filter", "down_filter"))
         return up is not None and down is not None and torch.equal(up, down)
 
     starts = [0, *(i for i in range(1, len(names) - num_critical) if begins(names[i])), len(names)]
-    if len(starts) > 8:
-        raise HgladError(f"its layers make {len(starts) - 1} parts: expected a stem and at most 6 heads")
-    return [end - start for start, end in itertools.pairwise(starts)]
-
-
-def _refuse(settings: StyleGANXLSettings, names: list[str], tensors: dict[str, Tensor]) -> HgladError | None:
-    """What speaks against settings; a network of their size is built only when the file holds as much."""
-    try:
-        plans = plan_layers(settings)
-        planned = [plan.name for plan in plans]
-        if planned != names:
-            pairs = itertools.zip_longest(planned, names, fillvalue="no layer")
-            ours, theirs = next(pair for pair in pairs if pair[0] != pair[1])
-            return HgladError(f"its settings give {ours} where the file has {theirs}: the file is damaged")
-        if _elements(settings, plans) > sum(tensor.numel() for tensor in tensors.values()):
-            return HgladError("its settings ask for more weights than the file holds: the file is damaged")
-        designed = StyleGANXL(settings).state_dict()
-    except (ArithmeticError, ValueError) as error:
-        return HgladError(f"no layers can be laid out for its settings ({error}): the file is damaged")
-    for name, tensor in designed.items():
-        if name.endswith(("up_filter", "down_filter")) and not _is_close(tensors.get(name), tensor):
-            return HgladError(f"'{name}' is not the filter that its settings ask for: the file was altered")
-    return None
-
-
-def _elements(settings: StyleGANXLSettings, plans: list[LayerPlan]) -> int:
-    """Weights in the largest tensors of a generator."""
-    total = settings.w_dim * (settings.w_dim + settings.z_dim + settings.c_dim)
-    total += math.prod(settings.embedding) * (settings.c_dim > 0)
-    for plan in plans:
-        kernel = 1 if plan.to_image else settings.conv_kernel**2
-        total += plan.source.channels * (settings.w_dim + plan.target.channels * kernel)
-    return total
-
-
-def _is_close(found: Tensor | None, designed: Tensor) -> bool:
-    """Whether a filter is the designed one; a missing or misshapen one is found with all tensors."""
-    if found is None or found.shape != designed.shape:
-        return True
-    return bool((found - designed).abs().max() <= FILTER_TOLERANCE * designed.abs().max())
+    first, *heads = [end - start for start, end in itertools.pairwise(starts)]  # layers of each part
+    if not 1 <= len(heads) <= 6:
+        found = (
+            f"'{network.where}' has no layers behind its stem" if not heads else "its layers make many parts"
+        )
+        raise HgladError(f"{found}: expected 1 to 6 super-resolution heads")
+    synthesis = network.child("synthesis")
+    built = _dictionary(synthesis.state.get("_init_kwargs"), f"{synthesis.where}._init_kwargs")
+    built = Module(f"{synthesis.where}._init_kwargs", "", built)  # what it was before heads were put on it
+    stem = {"img_resolution": built.integer("img_resolution"), "num_layers": first + num_critical}
+    layers = [
+        *(length + num_critical for length in heads[:-1]),
+        heads[-1] - 1,
+    ]  # with what a next head cut off
+    for factors in itertools.product((2, 4, 8, 16), repeat=len(heads) - 1):
+        factors = (*factors, network.integer("up_factor"))
+        if stem["img_resolution"] * math.prod(factors) == resolution:
+            heads = [{"up_factor": f, "layers": n} for f, n in zip(factors, layers, strict=True)]
+            yield stem | {"heads": heads}

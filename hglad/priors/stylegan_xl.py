@@ -3,7 +3,7 @@
 Sauer et al., SIGGRAPH 2022, on top of StyleGAN3 (Karras et al., NeurIPS 2021). Tensor names are those of the
 official networks. Three rewritings make a layer cheap without changing its function: styles scale the input
 and the demodulation scales the output of one shared convolution, resampling is two dense matrices, and what
-happens between two resamplings is one operation (`hglad.priors.filtered`).
+happens between two resamplings is one operation (`hglad.priors.layers`).
 """
 
 import math
@@ -16,10 +16,9 @@ from torch.nn import functional as F
 
 from hglad.errors import HgladError
 from hglad.priors.base import PRECISIONS, Latents, LayeredGenerator, check_tensors
-from hglad.priors.filtered import filtered_leaky_relu
 from hglad.priors.geometry import LayerGeometry, LayerPlan, StyleGANXLSettings, plan_layers
+from hglad.priors.layers import downsampling_matrix, filtered_leaky_relu, lowpass, upsampling_matrix
 from hglad.priors.registry import PRIORS
-from hglad.priors.resample import downsampling_matrix, lowpass, upsampling_matrix
 from hglad.registry import unknown
 
 VERSION = 1  # raise when the same tensors give other images
@@ -150,8 +149,8 @@ class SynthesisLayer(nn.Module):
     def build_matrices(self) -> None:
         """Make the resampling matrices from the filters, again whenever a filter was loaded."""
         identity = torch.ones(1)
-        up_filter = identity if self.up_filter is None else self.up_filter.cpu()
-        down_filter = identity if self.down_filter is None else self.down_filter.cpu()
+        up_filter = identity if self.up_filter is None else self.up_filter.to(identity.device)
+        down_filter = identity if self.down_filter is None else self.down_filter.to(identity.device)
         large = (self.out_size - 1) * self.down + 1 - self.conv_size * self.up
         padding = large + len(up_filter) + len(down_filter) - 2
         low = (padding + self.up) // 2  # symmetric about the image (Karras et al. 2021, C.3)

@@ -1,17 +1,49 @@
 """The non-linearity of StyleGAN3 as one operation: up-sampling, clamped leaky ReLU, down-sampling.
 
-Between the two resamplings a map is several times larger than outside. One operation that goes through the
-maps in blocks keeps these large intermediates in the processor's cache, and the backward pass makes them
-again rather than reading them from memory: less time, and a fraction of the memory (Karras et al. 2021,
-appendix D, do the same in a CUDA kernel).
+The low-pass filters are separable and the maps are small, so padding, zero insertion, filtering and
+decimation along one axis are one small matrix: resampling is one matrix product per axis. Between the two
+resamplings a map is several times larger than outside. One operation that goes through the maps in blocks
+keeps these large intermediates in the processor's cache, and the backward pass makes them again rather than
+reading them from memory: less time, and a fraction of it (Karras et al. 2021, appendix D, in a CUDA kernel).
 """
 
+import scipy  # its parts load when they are first used, which takes a second
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SLOPE = 0.2  # of the leaky ReLU
 BLOCK_BYTES = 2 * 2**20  # of large maps in one block on a processor: about a second-level cache
+
+
+def lowpass(taps: int, cutoff: float, width: float, sampling_rate: float) -> Tensor | None:
+    """Kaiser low-pass filter (taps,); `None` where a single tap means no filter (Karras et al. 2021, C.1)."""
+    if taps == 1:
+        return None
+    return torch.as_tensor(
+        scipy.signal.firwin(numtaps=taps, cutoff=cutoff, width=width, fs=sampling_rate), dtype=torch.float32
+    )
+
+
+def upsampling_matrix(filter: Tensor, size: int, factor: int, padding: tuple[int, int]) -> Tensor:
+    """Matrix (out, size) that inserts zeros, pads (or crops, where negative) and filters one axis.
+
+    The gain `factor` makes up for the inserted zeros.
+    """
+    taps = len(filter)
+    out = size * factor + sum(padding) - taps + 1
+    position = torch.arange(size)[None, :] * factor + padding[0]  # of each input in the padded axis
+    offset = position - torch.arange(out)[:, None]  # (out, size)
+    weight = filter.flip(0)[offset.clamp(0, taps - 1)] * factor
+    return torch.where((offset >= 0) & (offset < taps), weight, 0.0)
+
+
+def downsampling_matrix(filter: Tensor, size: int, factor: int) -> Tensor:
+    """Matrix (out, size) that filters one axis and keeps every `factor`-th sample."""
+    taps = len(filter)
+    out = (size - taps) // factor + 1
+    offset = torch.arange(size)[None, :] - torch.arange(out)[:, None] * factor
+    return torch.where((offset >= 0) & (offset < taps), filter.flip(0)[offset.clamp(0, taps - 1)], 0.0)
 
 
 def filtered_leaky_relu(

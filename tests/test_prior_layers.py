@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hglad.priors import filtered
-from hglad.priors.filtered import filtered_leaky_relu
+from hglad.priors import layers
+from hglad.priors.layers import filtered_leaky_relu
 
 LIMIT = 1.5
 
@@ -28,7 +28,7 @@ def gradients(function, arguments, cotangent):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 10, 1000])
 def test_blocks_of_any_size_give_the_steps_written_out(monkeypatch, block):
-    monkeypatch.setattr(filtered, "BLOCK_BYTES", block * 11 * 11 * 8)
+    monkeypatch.setattr(layers, "BLOCK_BYTES", block * 11 * 11 * 8)
     arguments = problem()
     expected = in_steps(*arguments, LIMIT)
     assert (expected.abs() > 0).all()
