@@ -509,7 +509,7 @@ def provenance(
     """Print where a result comes from."""
     import yaml
 
-    from hglad.book.trace import trace
+    from hglad.provenance import trace
 
     found = trace(path)
     text = yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)

@@ -1,18 +1,49 @@
-"""Where a result comes from: commit, versions, device, time."""
+"""Where a result comes from: commit, versions, device, time, as files, folders and pages have them.
 
+What was not recorded yet when a file was made is None in its record.
+"""
+
+import json
 import os
 import platform
 import resource
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
+from hglad.errors import HgladError
 from hglad.paths import PROJECT
+from hglad.storage import read_json, read_metadata
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+FIELDS = (
+    "key", "request", "commit", "clean", "started", "seconds", "resumed", "device", "peak_memory_mib",
+    "hglad", "python", "packages", "data_hash", "prior_hash", "seed", "set", "algorithms", "settings",
+)  # fmt: skip
+"""What a record has beside its `kind` and `path`."""
+CONTENTS = {
+    "scores": {"rows", "training", "provenance"},
+    "evaluation": {"rows", "provenance"},
+    "distances": {"distances", "provenance"},
+    "distilled set": {"settings", "stages"},
+    "expert": {"expert"},
+    "generator": {"kind", "settings"},
+    "measurements": {"provenance"},
+}  # kind of a file: the first whose keys it has
+PLACES = {
+    "sets": "*/card.json",
+    "evaluations": "*.json",
+    "distances": "*.json",
+    "classifiers": "*.safetensors",
+    "experts": "*/expert-*.safetensors",
+}  # where results lie in a folder of results
+PAGES = "provenance.json"  # in the root of a built book: where its pages come from
 
 
 @lru_cache
@@ -20,15 +51,13 @@ def commit() -> dict:
     """Commit when this process first asked, and whether it holds all of the code; None outside git."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", PROJECT, *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", PROJECT, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "hglad")  # not installed into somebody's own repository
-        changed = git(
-            "status", "--porcelain", "--untracked-files=no", "--", "hglad", "configs", "data/priors"
-        ) + git("status", "--porcelain", "--untracked-files=normal", "--", "hglad")
+        changed = git("status", "--porcelain", "--untracked-files=normal", "--", "hglad")
+        changed += git("status", "--porcelain", "--untracked-files=no", "--", "configs", "data/priors")
         return {"commit": git("rev-parse", "HEAD"), "clean": not changed}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
@@ -38,15 +67,12 @@ def device_name(device: torch.device | str = "cpu") -> str:
     """Model of the GPU, or of the processor with its number of threads in use."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-
-
-def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        model = platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
 class Stopwatch:
@@ -63,8 +89,10 @@ class Stopwatch:
 
     def provenance(self) -> dict:
         """Commit, versions, device, start (UTC), duration in seconds and peak memory in MiB."""
-        cuda = torch.device(self.device).type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else _peak_memory()
+        if torch.device(self.device).type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
         return {
             **commit(),
             "hglad": version("hglad"),
@@ -77,5 +105,178 @@ class Stopwatch:
         }
 
 
-def _peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+def trace(path: Path | str) -> dict:
+    """What is known about the origin of a result, a folder of results, an executed notebook or a page.
+
+    Returns:
+        `kind`, `path`, and for one result `FIELDS`; for a folder `groups` (by commit, clean tree and device:
+        the number of results of each kind, their seconds, first and last start), `unrecorded` (results that
+        do not say their versions) and `damaged` files; for a notebook, or a page with results, what
+        `hglad.book` wrote into it; for another page `commit` and `clean` of the book. `older` says what was
+        made by algorithms that have another version now, such as "search version 1, now 2"; in a folder how
+        many results.
+
+    Raises:
+        HgladError: nothing there, or a file that is none of these.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise HgladError(
+            f"no {path}: expected a result, a folder of results, a notebook or a page of the book"
+        )
+    if path.is_dir() and not (path / "card.json").is_file():
+        return _of_folder(path)
+    if path.suffix == ".ipynb":
+        return _of_notebook(path, notebook_metadata(path))
+    if path.suffix == ".html":
+        return _of_page(path)
+    found = record_of(path)
+    behind = path.parent.parent / "sets" / str(found["set"]) / "card.json"
+    if found["prior_hash"] is None and behind.is_file():  # recorded with the set only, once
+        found["prior_hash"] = record_of(behind)["prior_hash"]
+    return found | {"older": older(found["algorithms"])}
+
+
+def older(algorithms: dict | None) -> list[str]:
+    """What has another version now than it had, such as "search version 1, now 2"."""
+    from hglad.experiments.versions import differences  # imports all components
+
+    return differences(algorithms or {})
+
+
+def record_of(path: Path) -> dict:
+    """Record of one result: `kind`, `path` and `FIELDS`.
+
+    Raises:
+        HgladError: a damaged file, or one without a record.
+    """
+    content = _content(path)
+    stored = path.parent if path.name in ("card.json", "distilled.safetensors") else path
+    place = stored.parent.name  # in a store files are named by their keys
+    kind = next((kind for kind, keys in CONTENTS.items() if keys <= content.keys()), None)
+    if place == "classifiers" and path.suffix == ".safetensors":
+        kind = "classifier"
+    if kind is None:
+        expected = "a set, a file of results, a generator, an executed notebook or a page of the book"
+        raise HgladError(f"{path} does not say where it comes from: expected {expected}")
+    given = content.get("provenance") or {}
+    found = {name: given.get(name, content.get(name)) for name in FIELDS}
+    # the settings of scores and of generators are those of their training
+    found["settings"] = given.get("settings") or content.get("training") or content.get("settings")
+    found["key"] = found["key"] or (stored.stem if place in PLACES else None)
+    found["data_hash"] = found["data_hash"] or content.get("data", {}).get("content_hash")
+    found["prior_hash"] = None if found["prior_hash"] == "pixels" else found["prior_hash"]
+    if found["seed"] is None and isinstance(found["settings"], dict):
+        found["seed"] = found["settings"].get("seed")
+    if found["seed"] is None:
+        seeds = sorted({row["seed"] for row in content.get("rows", ()) if row.get("seed") is not None})
+        found["seed"] = seeds[0] if len(seeds) == 1 else seeds or None
+    return {"kind": kind, "path": str(path)} | found
+
+
+def _content(path: Path) -> dict:
+    """What a file says of itself: its JSON, or the card in it or next to it."""
+    if path.is_dir():
+        path = path / "card.json"
+    if path.suffix == ".json":
+        content = read_json(path)
+        return content if isinstance(content, dict) else {}
+    if path.suffix != ".safetensors":
+        return {}
+    card = json.loads(read_metadata(path).get("card", "{}"))
+    if card or path.parent.name == "classifiers":
+        return card
+    cards = (path.with_suffix(".json"), path.with_name("card.json"))
+    return next((_content(card) for card in cards if card.is_file()), {})
+
+
+def records(root: Path, damaged: list[str] | None = None) -> Iterator[dict]:
+    """Records of all results in a folder; files that cannot be read are added to `damaged`."""
+    for folder, pattern in PLACES.items():
+        for path in sorted((root / folder).glob(pattern)):
+            try:
+                yield record_of(path)
+            except HgladError:
+                if damaged is not None:
+                    damaged.append(str(path))
+
+
+def _of_folder(root: Path) -> dict:
+    groups: dict[tuple, list[dict]] = {}
+    damaged: list[str] = []
+    found = list(records(root, damaged))
+    if not found and not damaged:
+        advice = "expected the folder of a set or of results, such as data/results/digits"
+        raise HgladError(f"no results in {root}: {advice}")
+    for record in found:
+        groups.setdefault((record["commit"], record["clean"], record["device"]), []).append(record)
+    rows = []
+    for (commit, clean, device), members in groups.items():
+        kinds, together = dict(Counter(record["kind"] for record in members)), summary(members)
+        rows.append({"commit": commit, "clean": clean, "device": device, "results": kinds})
+        rows[-1] |= {"seconds": together["seconds"], "started": together["started"]}
+    made_by = Counter(text for record in found for text in older(record["algorithms"]))
+    unrecorded = sum(record["algorithms"] is None for record in found)
+    about = {"kind": "results", "path": str(root), "groups": rows, "older": dict(made_by)}
+    return about | {"unrecorded": unrecorded, "damaged": damaged}
+
+
+def summary(members: Iterable[dict]) -> dict:
+    """What several records have: each value once; the first and last start, all seconds, the highest peak."""
+    members = list(members)
+
+    def each(name: str) -> list:
+        return sorted({record[name] for record in members if record[name] is not None})
+
+    own = [
+        {"hglad": record["hglad"], "python": record["python"]} | (record["packages"] or {})
+        for record in members
+    ]
+    started = each("started")
+    return {
+        "commits": sorted({commit_text(record) for record in members if record["device"]}),
+        "devices": each("device"),
+        "packages": sorted({f"{name} {v}" for versions in own for name, v in versions.items() if v}),
+        "data_hash": each("data_hash"),
+        "prior_hash": each("prior_hash"),
+        "seeds": sorted({record["seed"] for record in members if isinstance(record["seed"], int)}),
+        "started": [started[0], started[-1]] if started else [],
+        "seconds": round(sum(record["seconds"] or 0 for record in members), 1),
+        "peak_memory_mib": max(each("peak_memory_mib"), default=None),
+    }
+
+
+def commit_text(record: dict) -> str:
+    """Full commit of a record, and whether the tree held more."""
+    if record["commit"] is None:
+        return "outside version control"
+    return record["commit"] + ("" if record["clean"] else " with uncommitted changes")
+
+
+def notebook_metadata(path: Path) -> dict:
+    """What an executed notebook says of its results.
+
+    Raises:
+        HgladError: a template, a notebook of another program or from before this was recorded.
+    """
+    content = read_json(path)
+    found = content.get("metadata", {}).get("hglad") if isinstance(content, dict) else None
+    if not found:
+        raise HgladError(f"{path} does not say where it comes from: execute it with hglad notebooks")
+    return found
+
+
+def _of_page(path: Path) -> dict:
+    page = path.resolve()
+    root = next((folder for folder in page.parents if (folder / PAGES).is_file()), None)
+    if root is None:
+        raise HgladError(
+            f"{path} is not in a book that hglad book built: expected {PAGES} in one of its folders"
+        )
+    content, name = read_json(root / PAGES), page.relative_to(root).with_suffix("").as_posix()
+    about = {"kind": "page", "path": str(path), "commit": content["commit"], "clean": content["clean"]}
+    return _of_notebook(path, content["pages"][name]) if name in content["pages"] else about
+
+
+def _of_notebook(path: Path, metadata: dict) -> dict:
+    return {"kind": "notebook", "path": str(path), **metadata, "older": older(metadata["algorithms"])}

@@ -8,7 +8,6 @@ from statistics import median
 import pytest
 from batch_runs import tiny_profile
 
-from hglad.book.trace import record_of
 from hglad.errors import HgladError
 from hglad.experiments import engine
 from hglad.experiments.batch_folder import KEPT, Machine, RunFolder
@@ -24,6 +23,7 @@ from hglad.experiments.runner import missing_tasks
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import MeasureTask
 from hglad.paths import PROJECT
+from hglad.provenance import record_of
 from hglad.search.distillation import DistillationSettings
 
 

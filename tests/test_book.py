@@ -14,13 +14,12 @@ from bs4 import BeautifulSoup
 
 from hglad.book.build import _stage as stage
 from hglad.book.build import build
-from hglad.book.trace import trace
 from hglad.cli import main
 from hglad.experiments.definitions import metric_ablation
 from hglad.experiments.profile_file import read_profile
 from hglad.experiments.store import Store
 from hglad.priors import load_prior
-from hglad.provenance import commit
+from hglad.provenance import commit, trace
 from hglad.storage import read_json
 
 ROOT = Path(__file__).resolve().parent.parent

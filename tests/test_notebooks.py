@@ -15,7 +15,6 @@ import yaml
 
 from hglad.analysis.labels import LABELS, objective_label
 from hglad.book.notebooks import TEMPLATES, check_parameters, execute, execute_all, execute_one, stale
-from hglad.book.trace import commit_text, record_of, trace
 from hglad.errors import HgladError
 from hglad.evaluation.sets import leave_images_out
 from hglad.experiments.ablations import PAPER, RELEASED
@@ -23,6 +22,7 @@ from hglad.experiments.profile_file import read_profile
 from hglad.experiments.slim import unneeded_images
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
+from hglad.provenance import commit_text, record_of, trace
 
 NAMES = [
     "00_matching_objectives",

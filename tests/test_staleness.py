@@ -9,7 +9,6 @@ from time import process_time
 
 import pytest
 
-from hglad.book.trace import result_files
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.staleness import DAMAGED, NEW, Reasons
 from hglad.experiments.store import Store
@@ -113,8 +112,8 @@ def test_results_without_recorded_versions_are_of_the_first_ones(
 ):
     shutil.copytree(tiny_store.root, tmp_path / "results")
     store = Store(tmp_path / "results")
-    for file in result_files(store.root):
-        if file.suffix == ".json":
+    for pattern in ("sets/*/card.json", "evaluations/*.json", "distances/*.json"):
+        for file in store.root.glob(pattern):
             forget(file)
     monkeypatch.setattr(import_module("hglad.objectives.dm"), "VERSION", 2)
     missing = [task for task in fresh(tiny_tasks) if not task.done(store)]

@@ -11,11 +11,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from hglad.book.trace import PAGES, notebook_metadata
 from hglad.errors import HgladError
 from hglad.experiments.versions import differences
 from hglad.paths import PROJECT
-from hglad.provenance import commit
+from hglad.provenance import PAGES, commit, notebook_metadata
 from hglad.storage import write_json
 
 RESULTS = "book/results/"  # of the pages with executed notebooks

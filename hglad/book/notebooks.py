@@ -5,7 +5,7 @@ An executed copy says in its metadata, under `hglad`, what it was made from and 
     profile, made_from      name of the results' folder; hash of template, parameters, library and results
     results                 keys of the evaluations and distances
     algorithms              component to declared version, of all that made these results
-    commits, devices, ...   as `hglad.book.trace.summary` has them
+    commits, devices, ...   as `hglad.provenance.summary` has them
 """
 
 import hashlib
@@ -22,7 +22,6 @@ import nbformat
 import papermill
 import yaml
 
-from hglad.book.trace import notebook_metadata, record_of, summary
 from hglad.errors import HgladError
 from hglad.experiments.definitions import EXPERIMENTS, experiments_of
 from hglad.experiments.evaluation_task import EvaluateTask
@@ -31,6 +30,7 @@ from hglad.experiments.profile_file import read_profile
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, MeasureTask, Task
 from hglad.paths import PROJECT
+from hglad.provenance import notebook_metadata, record_of, summary
 from hglad.settings import suggestion
 from hglad.storage import publish
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from hglad.book.trace import record_of
 from hglad.errors import HgladError
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.rules import rule_of
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, Task
+from hglad.provenance import record_of
 
 START = 4.0  # seconds until a process has imported what it computes with
 

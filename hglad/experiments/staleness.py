@@ -2,11 +2,11 @@
 
 from functools import cached_property
 
-from hglad.book.trace import records
 from hglad.evaluation.sets import images_left_out
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import Task
 from hglad.experiments.versions import Version, asked, differences, first
+from hglad.provenance import records
 
 NEW = "new"
 DAMAGED = "its file was damaged"
