@@ -23,7 +23,8 @@ from hglad.data.augmentation import DSA, Augmentation, Transform
 from hglad.data.datasets import RealData, draw
 from hglad.networks import Classifier, create_network, initialize
 from hglad.objectives import create_objective
-from hglad.objectives.experts import Experts, expert_file, write_expert
+from hglad.objectives.experts import Experts, expert_file
+from hglad.storage import write_tensors
 
 STUDENT_LR = 0.01
 EXPERT_EPOCHS, MAX_START_EPOCH = 3, 5
@@ -85,7 +86,7 @@ class Problem:
             name: random_walk(weights.detach().cpu(), generator)
             for name, weights in self.network().named_parameters()
         }
-        write_expert(expert_file(folder, 0), trajectory, {})
+        write_tensors(expert_file(folder, 0), trajectory, {})
         experts = Experts(folder)
         weakref.finalize(experts, shutil.rmtree, folder, ignore_errors=True)
         return experts

@@ -1,8 +1,8 @@
 """The machine a run is on: its device, memory that runs out, progress on a terminal.
 
 Where memory runs out, of a GPU or of a machine whose system refuses it, the same work is done with less at a
-time, and in the end one line says what to lower. Results are the same up to rounding. PyTorch is imported where
-it is asked: the command line starts without it.
+time, and in the end one line says what to lower. Results are the same up to rounding. PyTorch is imported
+where it is asked for: the command line starts without it.
 """
 
 import ctypes

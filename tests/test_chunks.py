@@ -6,7 +6,7 @@ from torch import nn
 
 from hglad.networks import chunks, create_network
 from hglad.networks.chunks import accumulate_gradient, chunk_size, forward_size, limit_chunks, separable
-from hglad.objectives.derivatives import use_batch_statistics
+from hglad.objectives import use_batch_statistics
 
 
 def seeded(seed: int) -> torch.Generator:

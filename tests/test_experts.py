@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from hglad import storage
 from hglad.errors import HgladError
 from hglad.networks import create_network
-from hglad.objectives import experts
 from hglad.objectives.experts import (
     Experts,
     ExpertSettings,
@@ -122,7 +122,7 @@ class Stopped(Exception):
 @pytest.mark.parametrize("epochs_before", [1, 3])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_stopped_expert_goes_on_with_the_same_bits(monkeypatch, few_digits, tmp_path, kind, epochs_before):
-    monkeypatch.setattr(experts, "SAVE_EVERY", -1)
+    monkeypatch.setattr(storage, "SAVE_SECONDS", 0)
     done = []
 
     def stop() -> None:
@@ -294,7 +294,7 @@ def test_a_state_of_other_settings_is_left_alone(tmp_path, monkeypatch, few_digi
     def stop() -> None:
         raise Stopped
 
-    monkeypatch.setattr(experts, "SAVE_EVERY", -1)
+    monkeypatch.setattr(storage, "SAVE_SECONDS", 0)
     real = few_digits
     with pytest.raises(Stopped):
         train_expert(SETTINGS, CONVNET, real, 0, tmp_path / "a", stop)

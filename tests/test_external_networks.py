@@ -21,7 +21,7 @@ from hglad.experiments.tasks import ClassifierTask
 from hglad.networks import NETWORKS, create_network, initialize
 from hglad.networks.chunks import CACHE, chunk_size, separable
 from hglad.networks.initialization import dropout_from
-from hglad.objectives.derivatives import Derivatives, double_backward, forward_over_reverse
+from hglad.objectives import Derivatives, double_backward, forward_over_reverse
 from hglad.objectives.dm import DistributionMatching
 from hglad.settings import to_dict
 

@@ -14,14 +14,15 @@ from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
 from hglad.networks import NETWORKS, chunks, create_network, initialize
-from hglad.objectives import OBJECTIVES, create_objective
-from hglad.objectives.dc import DISTANCES, STATISTICS, layerwise_cosine
-from hglad.objectives.derivatives import (
+from hglad.objectives import (
+    OBJECTIVES,
     Derivatives,
+    create_objective,
     double_backward,
     forward_over_reverse,
     use_batch_statistics,
 )
+from hglad.objectives.dc import DISTANCES, STATISTICS, layerwise_cosine
 from hglad.objectives.dm import distribution_matching, mean_embedding
 from hglad.objectives.experts import Experts, ExpertSettings, train_expert
 from hglad.objectives.mtt import StudentStep, match_full, match_tesla
@@ -582,9 +583,9 @@ def test_dm_draws_a_network_per_step_and_gives_it_no_gradient(objective):
      (40, (40, 15)), (50, (50, 10)), (200, (50, 10))],
 )  # fmt: skip
 def test_loops_are_those_of_dc_and_can_be_the_released_ones(objective, ipc, loops):
-    assert objective("dc")._loops(ipc) == loops
-    assert objective("dc", outer_loops=1, inner_loops=1)._loops(ipc) == (1, 1)
-    assert objective("dc", inner_loops=3)._loops(ipc) == (loops[0], 3)
+    assert objective("dc").loops_at(ipc) == loops
+    assert objective("dc", outer_loops=1, inner_loops=1).loops_at(ipc) == (1, 1)
+    assert objective("dc", inner_loops=3).loops_at(ipc) == (loops[0], 3)
 
 
 def parameters(network: nn.Module) -> list[torch.Tensor]:

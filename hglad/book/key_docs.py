@@ -33,9 +33,8 @@ from hglad.experiments.profile import (
 )
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
-from hglad.objectives import OBJECTIVES
+from hglad.objectives import OBJECTIVES, SHARED
 from hglad.objectives.experts import ExpertSettings
-from hglad.objectives.registry import SHARED
 from hglad.paths import PROJECT
 from hglad.priors import PRIORS
 from hglad.priors.recipe import RecipeSettings

@@ -19,9 +19,8 @@ from hglad.experiments.value_checks import (
     check_whole,
 )
 from hglad.metrics import METRICS
-from hglad.objectives import OBJECTIVES
+from hglad.objectives import OBJECTIVES, SHARED
 from hglad.objectives.experts import ExpertSettings
-from hglad.objectives.registry import SHARED
 from hglad.search.stages import KINDS, SearchSettings
 from hglad.settings import from_dict, later, suggestion
 

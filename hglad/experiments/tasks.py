@@ -14,6 +14,7 @@ from hglad.experiments.store import Store, whole
 from hglad.experiments.versions import Version, Versioned, Versions, current
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import Classifier, create_network
+from hglad.objectives import OBJECTIVES
 from hglad.objectives.experts import ExpertSettings, expert_file, expert_key, experts_key, train_expert
 from hglad.priors import prior_hash
 from hglad.provenance import Stopwatch
@@ -184,11 +185,9 @@ class DistillTask(Task):
         return s.search.steps * (through_generator + through_network)
 
     def matching(self, images: int) -> float:
-        """Images through the surrogate per step: F forward, 2 F backward, 9 F for a second derivative."""
+        """Images through the surrogate per step, as `Objective.passes`."""
         s, real = self.settings, self.settings.surrogate.batch_real * images / self.settings.ipc
-        if s.objective == "mtt":
-            return 12 * images * s.options.get("student_steps", 20)
-        return 3 * real if s.objective == "dc" else real
+        return OBJECTIVES.get(s.objective).passes(images, real, s.options)
 
     def place(self, store: Store, version: Versions = current) -> Path:
         """As `Task.place`."""

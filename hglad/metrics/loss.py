@@ -9,7 +9,7 @@ from hglad.data.datasets import RealData
 from hglad.metrics.draws import seeded
 from hglad.metrics.registry import register_metric
 from hglad.networks import require
-from hglad.objectives.registry import Objective
+from hglad.objectives import Objective
 
 VERSION = 1  # raise when the same images and the same objective give another loss
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.networks import Classifier
-from hglad.objectives.registry import Objective
+from hglad.objectives import Objective
 from hglad.registry import Registry
 
 

@@ -7,8 +7,7 @@ from hglad.data.augmentation import DSA, Augmentation
 from hglad.networks import Classifier, require
 from hglad.networks.chunks import chunk_size
 from hglad.networks.initialization import dropout_from, initialize
-from hglad.objectives.precision import first_order
-from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
+from hglad.objectives import Objective, RealBatches, in_bfloat16, register_objective
 
 VERSION = 1  # raise when the same draws give another gradient
 
@@ -31,7 +30,7 @@ def mean_embedding(network: Classifier, real: Tensor) -> Tensor:
 
 
 @register_objective("dm")
-class DistributionMatching:
+class DistributionMatching(Objective):
     """`network` becomes the objective's own: drawn anew in every step, no gradient for its parameters.
 
     Each step draws `batch_real` real images per class and one transform of `augmentation` (DSA strategies
@@ -40,7 +39,6 @@ class DistributionMatching:
     """
 
     name = "dm"
-    rates = ()
 
     def __init__(
         self, network: Classifier, augmentation: str = DSA, batch_real: int = 256, precision: str = "float32"
@@ -48,38 +46,26 @@ class DistributionMatching:
         require("objective 'dm'", batch_real=batch_real)
         self.network = network.train().requires_grad_(False)
         self.augmentation = Augmentation(augmentation)
-        self.batch_real = batch_real
-        self.first_order = first_order(precision)
-        self.sorted_labels = SortedLabels()
+        self.batch_real, self.half = batch_real, in_bfloat16(precision)
 
     def gradient(
-        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+        self, images: Tensor, labels: Tensor, real: RealBatches, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `Objective.gradient`; logs "loss". Raises `HgladError` for labels not sorted by class."""
-        ipc = self.sorted_labels.images_per_class(images, labels, len(real.classes))
+        """As `Objective.gradient`."""
+        ipc = self.images_per_class(images, labels, len(real.classes))
         images = images.detach().requires_grad_()
-        initialize(self.network, generator)
-        loss = self._loss(images.unflatten(0, (-1, ipc)), real, generator)
-        (gradient,) = torch.autograd.grad(loss, images)
-        return gradient, {"loss": loss.detach()}
-
-    def _loss(self, images: Tensor, real: RealBatches, generator: torch.Generator) -> Tensor:
-        """images (class, ipc, ch, h, w), in [0, 1]."""
-        batch = real.batch(self.batch_real, generator).to(images)  # (class, batch, ch, h, w)
-        transform = self.augmentation.draw(len(images), images.shape[-2:], generator)
+        initialize(self.network, rng)
+        batch = real.batch(self.batch_real, rng).to(images)  # (class, batch, ch, h, w)
+        transform = self.augmentation.draw(len(batch), images.shape[-2:], rng)
 
         def augmented(group: Tensor) -> Tensor:
             repeated = transform.repeat(group.shape[1])
             return repeated(real.normalize(group).flatten(0, 1)).unflatten(0, group.shape[:2])
 
-        with dropout_from(self.network, generator):
-            with self.first_order(images.device):
+        with dropout_from(self.network, rng):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
                 real_mean = mean_embedding(self.network, augmented(batch))
-            return distribution_matching(real_mean.to(images), self.network, augmented(images))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: every step draws its own network."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to go on from."""
+            groups = images.unflatten(0, (-1, ipc))  # (class, ipc, ch, h, w)
+            loss = distribution_matching(real_mean.to(images), self.network, augmented(groups))
+        (gradient,) = torch.autograd.grad(loss, images)
+        return gradient, {"loss": loss.detach()}

@@ -5,7 +5,6 @@ memory, so that reading two epochs reads nothing else.
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,11 +23,9 @@ from hglad.networks import create_network
 from hglad.networks.initialization import dropout_from, host_rng
 from hglad.provenance import Stopwatch
 from hglad.settings import derive_seed, fingerprint, later
-from hglad.storage import intact, read_metadata, read_tensors, spared, write_tensors
+from hglad.storage import Checkpoint, intact, read_metadata, write_tensors
 
 VERSION = 1  # raise when the same settings and seed give another trajectory
-SAVE_EVERY = 30  # seconds between two saved states of an expert under way
-STATE = "state."  # prefix of what a stopped expert goes on from
 
 Weights = dict[str, Tensor]
 
@@ -103,79 +100,50 @@ def train_expert(
     Raises:
         HgladError: settings that do not fit, a loss that is not finite, a file that cannot be written.
     """
-    watch, path = Stopwatch(real.images.device), expert_file(folder, index)
+    watch, path, device = Stopwatch(real.images.device), expert_file(folder, index), real.images.device
     if intact(path):  # another process was faster
         return
-    key = experts_key(settings, network, real)
-    rng = torch.Generator(real.images.device).manual_seed(derive_seed("expert", index))
-    model = create_network(image_shape=real.image_shape, classes=len(real.classes), rng=rng, **network).to(
-        real.images.device
-    )
-    draft, saved = path.with_suffix(".state"), time.monotonic()
-    trajectory, before = _resume(draft, key, model, rng) or ([_weights(model)], 0.0)
+    key, seed = experts_key(settings, network, real), derive_seed("expert", index)
+    rng = torch.Generator(device).manual_seed(seed)
+    model = create_network(image_shape=real.image_shape, classes=len(real.classes), rng=rng, **network)
+    model = model.to(device).train()
+    checkpoint = Checkpoint(path.with_suffix(".state"), f"{key} on {device.type}")
+    trajectory: list[Weights] = [parameters_of(model)]
+    if state := checkpoint.load():
+        tensors, _ = state
+        trajectory = tensors["trajectory"]
+        model.load_state_dict(trajectory[-1] | tensors["buffers"])
+        rng.set_state(tensors["rng"])
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, foreach=True)
-    model.train()
     for epoch in range(len(trajectory) - 1, settings.epochs):
         with dropout_from(model, rng):
             losses = train_epoch(
                 model, optimizer, real.images, real.labels, real.normalize, settings.training, rng
             )
         check_losses(losses, epoch, settings.lr)
-        trajectory.append(_weights(model))
-        if time.monotonic() - saved > SAVE_EVERY and epoch + 1 < settings.epochs:
-            _save_state(draft, trajectory, model, rng, {"key": key, "seconds": str(before + watch.seconds)})
-            saved = time.monotonic()
+        trajectory.append(parameters_of(model))
+        if epoch + 1 < settings.epochs:
+            buffers = dict(model.named_buffers())
+            checkpoint.save({"trajectory": trajectory, "buffers": buffers, "rng": rng.get_state()})
         if progress is not None:
             progress()
-    card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
-    provenance = watch.provenance() | {"seconds": round(before + watch.seconds, 2)}
-    provenance |= {"data_hash": real.content_hash, "seed": derive_seed("expert", index)}
+    provenance = watch.provenance() | {"seconds": round(checkpoint.seconds, 2)}
+    provenance |= {"data_hash": real.content_hash, "seed": seed}
     provenance |= declared(partial(expert_key, settings, network, real, index))
+    card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
     metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
-    write_expert(path, stack(trajectory), metadata)
-    draft.unlink(missing_ok=True)
+    write_tensors(path, stack(trajectory), metadata)
+    checkpoint.clear()
 
 
-def _weights(model: nn.Module) -> Weights:
+def parameters_of(model: nn.Module) -> Weights:
+    """A copy of all parameters in main memory."""
     return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 
 def stack(trajectory: list[Weights]) -> Weights:
-    """Weights per epoch to one tensor per parameter, (epochs + 1, *shape)."""
+    """Weights per epoch to one tensor per parameter, (epochs + 1, *shape), as in the file of an expert."""
     return {name: torch.stack([weights[name] for weights in trajectory]) for name in trajectory[0]}
-
-
-def write_expert(path: Path | str, trajectory: Weights, metadata: dict[str, str]) -> None:
-    """Write a trajectory (parameter name -> (epochs + 1, *shape)) as the file of one expert."""
-    write_tensors(path, trajectory, metadata)
-
-
-def _save_state(
-    path: Path, trajectory: list[Weights], model: nn.Module, rng: torch.Generator, metadata: dict[str, str]
-) -> None:
-    buffers = {f"{STATE}{name}": buffer for name, buffer in model.named_buffers()}
-    with spared(path):
-        write_tensors(path, stack(trajectory) | buffers | {f"{STATE}rng": rng.get_state()}, metadata)
-
-
-def _resume(
-    path: Path, key: str, model: nn.Module, rng: torch.Generator
-) -> tuple[list[Weights], float] | None:
-    """Put the model and the random generator where a stopped training was; the trajectory and seconds so far.
-
-    None where there is no state, or one of other settings, data or kind of device.
-    """
-    if not path.is_file():
-        return None
-    metadata, tensors = read_metadata(path), read_tensors(path)
-    if metadata.get("key") != key or len(tensors[f"{STATE}rng"]) != len(rng.get_state()):
-        return None
-    rng.set_state(tensors.pop(f"{STATE}rng"))
-    kept = {name[len(STATE) :]: tensors.pop(name) for name in list(tensors) if name.startswith(STATE)}
-    epochs = len(next(iter(tensors.values())))
-    trajectory = [{name: tensors[name][epoch].clone() for name in tensors} for epoch in range(epochs)]
-    model.load_state_dict(trajectory[-1] | kept)
-    return trajectory, float(metadata["seconds"])
 
 
 class Experts:
@@ -254,7 +222,7 @@ class Experts:
 
     def draw(
         self,
-        generator: torch.Generator,
+        rng: torch.Generator,
         max_start_epoch: int,
         expert_epochs: int,
         device: torch.device | str = "cpu",
@@ -262,10 +230,10 @@ class Experts:
         """Start and target: a random expert after a random epoch below `max_start_epoch`, and
         `expert_epochs` later. Raises `HgladError` when the experts are not that long."""
         self.check_length(max_start_epoch, expert_epochs)
-        host = host_rng(generator)
+        host = host_rng(rng)
         index, start = (int(torch.randint(high, (), generator=host)) for high in (len(self), max_start_epoch))
-        if generator.device.type != "cpu":
-            torch.rand((), generator=generator, device=generator.device)  # moves the offset on
+        if rng.device.type != "cpu":
+            torch.rand((), generator=rng, device=rng.device)  # moves the offset on
         return self.weights(index, start, device), self.weights(index, start + expert_epochs, device)
 
 

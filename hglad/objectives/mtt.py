@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,16 +11,22 @@ from torch import Tensor
 from hglad.data.augmentation import DSA, Augmentation, Transform
 from hglad.errors import HgladError
 from hglad.networks import Classifier, require
-from hglad.objectives.derivatives import Derivatives, Weights, use_batch_statistics
+from hglad.objectives import (
+    Derivatives,
+    Objective,
+    RealBatches,
+    Weights,
+    register_objective,
+    use_batch_statistics,
+)
 from hglad.objectives.experts import Experts
-from hglad.objectives.registry import RealBatches, SortedLabels, register_objective
 from hglad.registry import unknown
 
-VERSION = 1  # raise when the same draws give another gradient, by a change here or in derivatives.py
+VERSION = 1  # raise when the same draws give another gradient, by a change here or of `Derivatives`
 
-UNROLLS = ("full", "tesla")
 LOWEST_LR = 1e-3  # of the student; a rate of 0 or less trains nothing
 MOMENTUM = 0.5  # of the student's learning rate, as of the images. Source: MTT
+STUDENT_STEPS = 20  # Source: H-GLaD
 
 
 @dataclass(frozen=True)
@@ -116,23 +123,20 @@ def match_tesla(
     return Matched(loss, image_gradient, lr_gradient)
 
 
-def _seen(chosen: Tensor, transform: Transform, real: RealBatches, images: Tensor) -> Tensor:
+UNROLLS = {"full": match_full, "tesla": match_tesla}
+
+
+def view_of(chosen: Tensor, transform: Transform, real: RealBatches, images: Tensor) -> Tensor:
+    """Input of the network: the chosen images under their transforms."""
     return transform(real.normalize(images.index_select(0, chosen)))
 
 
-def _check_rates(student_lr: float, lr_student_lr: float) -> None:
-    if not LOWEST_LR <= student_lr < float("inf"):
-        raise HgladError(f"student_lr of mtt is {student_lr!r}: expected a number of at least {LOWEST_LR}")
-    if not 0 <= lr_student_lr < float("inf"):
-        raise HgladError(f"lr_student_lr of mtt is {lr_student_lr!r}: expected 0 or a positive number")
-
-
 @register_objective("mtt")
-class TrajectoryMatching:
+class TrajectoryMatching(Objective):
     """`network` gives the student's architecture; its own parameters are not used.
 
     Args:
-        network: surrogate, that of the experts. Batch norm normalises by the batch; dropout is off.
+        network: surrogate, that of the experts. Batch norm normalizes by the batch; dropout is off.
         experts: their trajectories, or the folder that holds them.
         augmentation: DSA strategies joined by "_", drawn per student step with parameters per image.
         unroll: "full" (exact, MTT) or "tesla" (the weights of each step count as constants).
@@ -157,7 +161,7 @@ class TrajectoryMatching:
         experts: Experts | str,
         augmentation: str = DSA,
         unroll: str = "tesla",
-        student_steps: int = 20,
+        student_steps: int = STUDENT_STEPS,
         expert_epochs: int = 3,
         max_start_epoch: int = 5,
         batch_images: int | None = None,
@@ -167,19 +171,21 @@ class TrajectoryMatching:
     ) -> None:
         if unroll not in UNROLLS:
             raise unknown("unroll of mtt,", unroll, list(UNROLLS))
-        require(
-            "objective 'mtt'",
-            student_steps=student_steps,
-            expert_epochs=expert_epochs,
-            max_start_epoch=max_start_epoch,
-            batch_images=1 if batch_images is None else batch_images,
-        )
-        _check_rates(student_lr, lr_student_lr)
+        numbers = {"student_steps": student_steps, "expert_epochs": expert_epochs}
+        numbers |= {"max_start_epoch": max_start_epoch}
+        numbers |= {} if batch_images is None else {"batch_images": batch_images}
+        require("objective 'mtt'", **numbers)
+        if not LOWEST_LR <= student_lr < float("inf"):
+            raise HgladError(
+                f"student_lr of mtt is {student_lr!r}: expected a number of at least {LOWEST_LR}"
+            )
+        if not 0 <= lr_student_lr < float("inf"):
+            raise HgladError(f"lr_student_lr of mtt is {lr_student_lr!r}: expected 0 or a positive number")
         self.experts = experts if isinstance(experts, Experts) else Experts(experts)
         self.experts.check(network)
         self.experts.check_length(max_start_epoch, expert_epochs)
         use_batch_statistics(network)
-        self.match = match_full if unroll == "full" else match_tesla
+        self.network, self.match = network, UNROLLS[unroll]
         self.derivatives = Derivatives(network, compile)
         self.augmentation = Augmentation(augmentation)
         self.student_steps, self.batch_images = student_steps, batch_images
@@ -188,47 +194,41 @@ class TrajectoryMatching:
         self.student_lr = torch.tensor(student_lr, device=device)
         self.lr_velocity = torch.zeros((), device=device)
         self.lr_student_lr = lr_student_lr
-        self.sorted_labels = SortedLabels()
+
+    @classmethod
+    def passes(cls, images: int, real: int, options: dict[str, Any]) -> float:
+        """As `Objective.passes`: a gradient and a second derivative in each step of the student."""
+        return 12 * images * options.get("student_steps", STUDENT_STEPS)
 
     def gradient(
-        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
+        self, images: Tensor, labels: Tensor, real: RealBatches, rng: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `Objective.gradient`; logs "loss" and "student_lr". Moves the student's learning rate, too."""
-        self.sorted_labels.images_per_class(images, labels, len(real.classes))
+        """As `Objective.gradient`; logs "student_lr" too, and moves the student's learning rate."""
+        self.images_per_class(images, labels, len(real.classes))
+        pair = self.experts.draw(rng, self.max_start_epoch, self.expert_epochs, images.device)
         start, target = (
-            tuple(weights[name].to(images) for name in self.derivatives.names)
-            for weights in self.experts.draw(
-                generator, self.max_start_epoch, self.expert_epochs, images.device
-            )
+            tuple(weights[name].to(images) for name in self.derivatives.names) for weights in pair
         )
-        steps = self._draw_steps(images, labels, real, generator)
+        steps = []
+        for chosen in self.draw_batches(len(images), rng):
+            chosen = chosen.to(images.device)
+            transform = self.augmentation.draw(len(chosen), images.shape[-2:], rng)
+            steps.append(StudentStep(partial(view_of, chosen, transform, real), labels[chosen]))
         matched = self.match(self.derivatives, images, steps, start, target, self.student_lr.to(images))
         logs = {"loss": matched.loss, "student_lr": self.student_lr.clone()}
-        self._move_lr(matched.lr)
+        self.lr_velocity = MOMENTUM * self.lr_velocity + matched.lr.to(self.lr_velocity)
+        self.student_lr = (self.student_lr - self.lr_student_lr * self.lr_velocity).clamp(min=LOWEST_LR)
         return matched.images, logs
 
-    def _draw_steps(
-        self, images: Tensor, labels: Tensor, real: RealBatches, generator: torch.Generator
-    ) -> list[StudentStep]:
-        steps = []
-        for chosen in self._draw_batches(images, generator):
-            transform = self.augmentation.draw(len(chosen), images.shape[-2:], generator)
-            steps.append(StudentStep(partial(_seen, chosen, transform, real), labels[chosen]))
-        return steps
-
-    def _draw_batches(self, images: Tensor, generator: torch.Generator) -> list[Tensor]:
+    def draw_batches(self, count: int, rng: torch.Generator) -> list[Tensor]:
         """Indices per step, without replacement; a new permutation when they run out (MTT)."""
-        count, batches = len(images), []
         if self.batch_images is None or self.batch_images >= count:
-            return [torch.arange(count, device=images.device)] * self.student_steps
+            return [torch.arange(count, device=rng.device)] * self.student_steps
+        batches: list[Tensor] = []
         while len(batches) < self.student_steps:
-            order = torch.randperm(count, generator=generator, device=generator.device)
-            batches += order.to(images.device).split(self.batch_images)
+            order = torch.randperm(count, generator=rng, device=rng.device)
+            batches += order.split(self.batch_images)
         return batches[: self.student_steps]
-
-    def _move_lr(self, gradient: Tensor) -> None:
-        self.lr_velocity = MOMENTUM * self.lr_velocity + gradient.to(self.lr_velocity)
-        self.student_lr = (self.student_lr - self.lr_student_lr * self.lr_velocity).clamp(min=LOWEST_LR)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student's learning rate and its momentum."""
