@@ -1,6 +1,6 @@
 """Suite `evaluation`: five networks trained on a small set, as GLaD's protocol asks for every score.
 
-Fast: `hglad.evaluation.score`, in a process that keeps freed memory, as the `hglad` commands do; its memory
+Fast: `hglad.evaluate`, in a process that keeps freed memory, as the `hglad` commands do; its memory
 is not measured. Straightforward: one network after the other, a DataLoader per epoch, augmentation per batch,
 an averaged model of `torch.optim.swa_utils`, PyTorch's own layers. Both return the mean accuracy on the test
 images; the draws differ, so these agree up to chance. Images are the handwritten digits, in color.
@@ -24,7 +24,7 @@ from hglad.bench import Case, Step, seeded
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import DataSet, load_data
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.score import evaluate
+from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.training import SCHEDULES, TrainingSettings, accuracy, confusion_matrix
 from hglad.networks import create_network
 from hglad.networks.pooling import AveragePool

@@ -11,7 +11,7 @@ _EXPORTS = {
     "HgladError": "hglad.errors",
     "create_network": "hglad.networks",
     "distill": "hglad.search.distillation",
-    "evaluate": "hglad.evaluation.score",
+    "evaluate": "hglad.evaluation.evaluate",
     "load_data": "hglad.data.datasets",
     "load_prior": "hglad.priors",
     "read_profile": "hglad.experiments.profile_file",

@@ -444,7 +444,7 @@ def evaluate(
     """Train networks on a distilled set, ours or of others, and test them on real images."""
     import pandas as pd
 
-    from hglad.evaluation.score_file import Scoring, SetFile, score_file, score_table
+    from hglad.evaluation.evaluate import evaluate_file, score_table
     from hglad.storage import write_json
 
     _check_new(json_file)
@@ -452,8 +452,7 @@ def evaluate(
         "epochs": epochs, "lr": lr, "augmentation": augmentation, "precision": precision,
         "test_precision": test_precision,
     }  # fmt: skip
-    changes = tuple((key, value) for key, value in given.items() if value is not None)
-    names = tuple(name.strip() for name in networks.split(","))
+    changes = {key: value for key, value in given.items() if value is not None}
     if (mean is None) != (std is None):
         raise HgladError("--mean and --std go together: give both, or --normalized for the data set's own")
     if mean is not None:
@@ -462,9 +461,11 @@ def evaluate(
         except ValueError:
             found = f"--mean and --std are {mean} and {std}"
             raise HgladError(f"{found}: expected numbers such as 0.49,0.48,0.45") from None
-    file = SetFile(distilled, labels, experiment, normalized, any_range=any_range)
-    scoring = Scoring(names, protocol, changes, repeats, seed)
-    result = score_file(file, data, scoring, root, resolution, random, device, True)
+    result = evaluate_file(
+        distilled, data, [name.strip() for name in networks.split(",")], protocol, changes, repeats, seed,
+        random, root, resolution, device, show=True,
+        labels=labels, experiment=experiment, normalized=normalized, any_range=any_range,
+    )  # fmt: skip
     print(score_table(pd.DataFrame(result["rows"])).to_string(index=False))
     if json_file:
         write_json(json_file, result)
@@ -481,9 +482,9 @@ def export(
     root: Annotated[Path | None, option("Folder of the real images, for the names of the classes.")] = None,
 ) -> None:
     """Write a distilled set for other tools, with a data-set card."""
-    from hglad.evaluation.export import Request, export_set
+    from hglad.evaluation.export import export_set
 
-    count = export_set(folder, Request(form, data, root, license, scores), out)
+    count = export_set(folder, form, out, data, root, license, scores)
     print(f"{count} images in {out}; README.md is its card: read it before you pass it on")
 
 

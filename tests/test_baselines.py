@@ -12,7 +12,7 @@ from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
 from hglad.evaluation import baselines
 from hglad.evaluation.baselines import class_mean, full_set, herding, k_center, random_real, samples
-from hglad.evaluation.score import evaluate
+from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import TrainingSettings
 from hglad.networks import Classifier, create_network

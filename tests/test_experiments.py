@@ -18,7 +18,7 @@ from hglad.analysis.laboratory import Laboratory
 from hglad.analysis.report.claims import findings
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation import score as evaluation_module
+from hglad.evaluation import evaluate as evaluation_module
 from hglad.evaluation.training import confusion_matrix
 from hglad.experiments.ablations import RELEASED, audit
 from hglad.experiments.cost import network_seconds
@@ -427,7 +427,7 @@ def test_two_processes_give_the_same_rows(profile, undisturbed, tmp_path):
 def run_all_saving_every_step(tasks: list, root: str) -> None:
     torch.set_num_threads(1)
     import_module("hglad.search.distillation").SAVE_EVERY = 0
-    import_module("hglad.evaluation.training_state").SAVE_SECONDS = 0
+    import_module("hglad.storage").SAVE_SECONDS = 0
     run_all(tasks, Store(root), cores=1)
 
 

@@ -14,7 +14,7 @@ from hglad.analysis.activation import activation_maps
 from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.score import evaluate
+from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.experiments.tasks import ClassifierTask

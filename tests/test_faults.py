@@ -14,11 +14,11 @@ from faults import fill, mounted, read_only
 from nbformat.v4 import new_code_cell, new_notebook
 from torchvision.utils import save_image
 
+from hglad import storage
 from hglad.book.notebooks import execute
 from hglad.cli import main
 from hglad.data.datasets import DataSettings, load_data
 from hglad.errors import HgladError, HgladWarning
-from hglad.evaluation import training_state
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
@@ -81,7 +81,7 @@ def copied(undisturbed, tmp_path) -> Store:
 @pytest.fixture
 def saved_at_every_step(monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
-    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(storage, "SAVE_SECONDS", 0)
 
 
 def files(folder: Path) -> dict[str, bytes]:

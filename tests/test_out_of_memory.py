@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from faults import in_a_process
@@ -17,12 +18,10 @@ from torch import Tensor, nn
 
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation import score as evaluation
+from hglad.evaluation import evaluate as evaluation
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.ensemble import Ensemble
-from hglad.evaluation.score import Score, score_set
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import TrainingSettings, predict, train_classifier
+from hglad.evaluation.training import Ensemble, TrainingSettings, predict, train_classifier
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.networks import create_network
 from hglad.priors.stylegan_xl import StyleGANXL
@@ -203,13 +202,13 @@ class Bar:
 
 
 @pytest.fixture
-def scores(small_digits, monkeypatch) -> Callable[..., list[Score]]:
+def scores(small_digits, monkeypatch) -> Callable[..., pd.DataFrame]:
     """Scores of five networks that are trained on 20 digits, in lockstep as on a GPU."""
     distilled = random_real(small_digits.train, ipc=2, seed=0)
     monkeypatch.setattr(evaluation, "_stack", lambda trainings: True)
 
-    def run(parts: Path | None = None) -> list[Score]:
-        return score_set(distilled, small_digits, NETWORKS, 5, QUICK, seed=4, parts=parts)
+    def run(parts: Path | None = None) -> pd.DataFrame:
+        return evaluation.evaluate(distilled, small_digits, NETWORKS, 5, QUICK, seed=4, parts=parts)
 
     return run
 
@@ -223,20 +222,19 @@ def test_fewer_networks_are_trained_at_once(scores, tmp_path, monkeypatch, most,
     monkeypatch.setattr(evaluation, "progress_bar", bar)
     tried = []
 
-    def noting(networks, *rest):
-        tried.append(len(networks))
-        return train_ensemble(networks, *rest)
+    def noting(network, *rest):
+        tried.append(len(network.stacked[0]) if isinstance(network, Ensemble) else 1)
+        return train_classifier(network, *rest)
 
-    train_ensemble = evaluation.train_ensemble
-    monkeypatch.setattr(evaluation, "train_ensemble", noting)
+    monkeypatch.setattr(evaluation, "train_classifier", noting)
     with small(Device(most, Ensemble)) as device:
         found = scores(tmp_path)
-    assert tried == [count for count in expected if count > 1]
-    assert device.refused == sum(8 * count > most for count in tried)
-    assert [score.repeat for score in found] == list(range(5)) and bar.epochs == 5 * QUICK.epochs
-    for one, other in zip(found, undisturbed, strict=True):
-        moved = (one.confusion - other.confusion).abs().sum().item() / 2
-        assert moved <= 0.02 * one.confusion.sum().item(), "more than rounding changes"
+    assert tried == expected
+    assert device.refused == sum(8 * count > most for count in tried if count > 1)
+    assert found["repeat"].tolist() == list(range(5)) and bar.epochs == 5 * QUICK.epochs
+    one, other = (torch.tensor(each.attrs["confusion"]) for each in (found, undisturbed))
+    moved = (one - other).abs().sum((1, 2)) / 2
+    assert (moved <= 0.02 * one.sum((1, 2))).all(), "more than rounding changes"
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".score"] * 5
 
 
@@ -352,7 +350,7 @@ def evaluate_with_little_memory(room: int) -> str:
     options = {"name": "convnet", "depth": 2, "width": 2000}  # 144 MB of weights, as much of gradients
     try:
         settings = replace(QUICK, epochs=1, augmentation="")
-        score_set(random_real(data.train, ipc=1, seed=0), data, {"ConvNet": options}, 1, settings)
+        evaluation.evaluate(random_real(data.train, ipc=1, seed=0), data, {"ConvNet": options}, 1, settings)
     except HgladError as error:
         return str(error)
     return "done"

@@ -8,10 +8,10 @@ from importlib import import_module
 import pytest
 import torch
 
+from hglad import storage
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation import training as training_module
-from hglad.evaluation import training_state
 from hglad.networks import create_network
 from hglad.priors import (
     Latents,
@@ -477,7 +477,7 @@ def interrupted(*arguments):
 
 
 def test_the_classifiers_of_a_stopped_training_are_not_trained_again(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(storage, "SAVE_SECONDS", 0.0)
     guided = replace(settings.training, steps=2, feature_weight=1.0, classifier_epochs=2, classifier_width=4)
     guided = replace(settings, training=guided)
     whole = train_prior(guided, tmp_path / "whole")

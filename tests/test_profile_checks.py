@@ -11,7 +11,7 @@ from torchvision.utils import save_image
 
 from hglad.cli import main
 from hglad.errors import HgladError
-from hglad.evaluation.protocols import protocol
+from hglad.evaluation.training import protocol
 from hglad.experiments import prior_recipes
 from hglad.experiments.definitions import plan
 from hglad.experiments.presets import RATES, published_schedule

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from hglad.errors import HgladError
-from hglad.evaluation.protocols import PROTOCOLS, protocol
-from hglad.evaluation.training import TrainingSettings
+from hglad.evaluation.training import PROTOCOLS, TrainingSettings, protocol
 from hglad.experiments.profile import Profile
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.paths import PROJECT

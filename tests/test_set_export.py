@@ -16,8 +16,8 @@ from PIL import Image
 from hglad.cli import main
 from hglad.data.datasets import DataSet, from_arrays
 from hglad.errors import HgladError
-from hglad.evaluation.export import FORMS, Request, export_set, folder_names
-from hglad.evaluation.score import evaluate
+from hglad.evaluation.evaluate import evaluate
+from hglad.evaluation.export import FORMS, export_set, folder_names
 from hglad.evaluation.sets import DistilledSet, read_set, to_uint8
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.store import Store
@@ -63,7 +63,7 @@ def folder(tmp_path) -> Path:
 def exported(tmp_path: Path, made: DistilledSet, form: str, **request: object) -> Path:
     """Folder of an export of a set of digits' classes."""
     made.save(tmp_path / "set")
-    export_set(tmp_path / "set", Request(form, **{"data": "digits"} | request), tmp_path / form)
+    export_set(tmp_path / "set", form, tmp_path / form, **{"data": "digits"} | request)
     return tmp_path / form
 
 
@@ -186,17 +186,17 @@ def test_only_rounded_images_are_said_to_be_rounded(tmp_path):
     assert "8 bits" not in (exported(tmp_path, made_set(1), "pt") / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("licence", "keys"), [
+@pytest.mark.parametrize(("license", "keys"), [
     (None, {"license": "unknown"}),
     ("CC BY 4.0", {"license": "cc-by-4.0"}),
     ("for my friends only", {"license": "other", "license_name": "for my friends only"}),
 ])  # fmt: skip
-def test_licence_of_own_images(tmp_path, folder, licence, keys):
-    place = exported(tmp_path, made_set(), "pt", data="folder", root=str(folder), licence=licence)
+def test_license_of_own_images(tmp_path, folder, license, keys):
+    place = exported(tmp_path, made_set(), "pt", data="folder", root=str(folder), license=license)
     found = front_matter(place / "README.md")
     assert {key: value for key, value in found.items() if key.startswith("license")} == keys
     text = (place / "README.md").read_text()
-    assert f"- licence: {licence or 'unknown: state it'}\n" in text
+    assert f"- license: {license or 'unknown: state it'}\n" in text
     assert "- data: animals\n" in text
     assert str(tmp_path) not in text
 
@@ -204,7 +204,7 @@ def test_licence_of_own_images(tmp_path, folder, licence, keys):
 def test_card_has_the_scores_of_the_results_around_the_set(tmp_path):
     store = Store(PROJECT / "data" / "results" / "digits")
     key = store.provenance(["011925416950"])[0]["set"]
-    export_set(store.set_folder(key), Request("pt"), tmp_path / "out")
+    export_set(store.set_folder(key), "pt", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     mean = store.rows(["011925416950"])["accuracy"].mean()
     (line,) = [line for line in text.splitlines() if line.startswith("| AlexNet")]
@@ -271,7 +271,7 @@ def test_classes_of_data_that_is_not_at_hand_are_numbered(tmp_path, monkeypatch)
     card |= {"stages": [{"name": "pixels", "steps": 3}], "best": {"stage": 0, "step": 2}, "distance": 1.0}
     replace(made, card=card | {"classes": 10}).save(tmp_path / "set")
     with pytest.warns(UserWarning, match="classes are called 0 to 9, for their names are not at hand"):
-        export_set(tmp_path / "set", Request("imagefolder"), tmp_path / "out")
+        export_set(tmp_path / "set", "imagefolder", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out" / "train").iterdir()} == {"0", "1", "2"}
     text = (tmp_path / "out" / "README.md").read_text()
     assert "license: unknown" in text and "none given by its authors" in text

@@ -19,8 +19,7 @@ import yaml
 from hglad.analysis.rendering import write_text
 from hglad.data.augmentation import STRATEGIES
 from hglad.data.datasets import DataSettings, available
-from hglad.evaluation.protocols import PROTOCOLS
-from hglad.evaluation.training import TrainingSettings
+from hglad.evaluation.training import PROTOCOLS, TrainingSettings
 from hglad.experiments.definitions import EXPERIMENTS
 from hglad.experiments.profile import (
     SET_TEXTS,

@@ -1,76 +1,129 @@
-"""Distilled sets in the forms of other tools: a folder of PNGs, Parquet for Hugging Face `datasets`, PyTorch.
+"""Distilled sets for other tools: a folder of PNGs, Parquet for Hugging Face `datasets`, PyTorch.
 
-Each export is a folder with a data-set card, `README.md`. Nothing is uploaded.
+Each export is a folder with a data-set card, `README.md`: keys for the Hub and a text for people. A distilled
+set is made from its source and may show it: what the license of the source means for it is stated, not
+interpreted. Nothing is uploaded.
 """
 
 import copy
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from PIL import Image
 
-from hglad.data.datasets import load_data
+from hglad import __version__
+from hglad.analysis.labels import method_label, metric_label, objective_label
+from hglad.analysis.tables import commit_text
+from hglad.data.datasets import IMAGENET_SUBSETS, OTHER_NAMES, load_data
 from hglad.errors import HgladError, HgladWarning
-from hglad.evaluation.card import SetCard
-from hglad.evaluation.card_scores import find_scores
-from hglad.evaluation.licenses import source_of
+from hglad.evaluation.evaluate import mean_interval
 from hglad.evaluation.sets import DistilledSet, probability_columns, to_uint8
 from hglad.settings import suggestion
-from hglad.storage import publish
+from hglad.storage import publish, read_json
+
+CITATION = """\
+@inproceedings{zhong2025hglad,
+  title     = {Hierarchical Features Matter: A Deep Exploration of Progressive Parameterization Method for
+               Dataset Distillation},
+  author    = {Zhong, Xinhao and Fang, Hao and Chen, Bin and Gu, Xulin and Qiu, Meikang and Qi, Shuhan and
+               Xia, Shu-Tao},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {30462--30471},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2406.05704}
+}"""
+EIGHT_BIT = (
+    "The images have 8 bits per channel: clamped to [0, 1] and rounded to one of 256 levels. The search, and "
+    "the scores below where there are any, used the float images, which differ by up to half a level, and by "
+    "more where they left [0, 1]; the format `pt` keeps those."
+)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for."""
+def export_set(
+    folder: Path | str,
+    form: str,
+    out: Path | str,
+    data: str | None = None,
+    root: str | None = None,
+    license: str | None = None,
+    scores: Path | str | None = None,
+) -> int:
+    """Write the distilled set of a folder in another form, with its card.
 
-    form: str
-    """`imagefolder`, `parquet` or `pt`."""
-    data: str | None = None
-    """Data set that the set stands for; None: as its card says."""
-    root: str | None = None
-    """Folder of the real images, where it is not the card's."""
-    licence: str | None = None
-    """Licence of one's own data."""
-    scores: str | None = None
-    """File of `hglad evaluate --json`."""
+    Args:
+        folder: a set as `DistilledSet.save` wrote it.
+        form: `imagefolder`, `parquet` or `pt`.
+        out: folder to write, all or nothing.
+        data: data set that the set stands for; None: as its card says.
+        root: folder of the real images, where it is not the card's.
+        license: license of one's own data.
+        scores: file of `hglad evaluate --json`; None: those of the results that the set lies in.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        HgladError: no set, a target that is there already, a license for data that has one, scores of another
+            set, names of classes that do not fit the set.
+    """
+    folder, out = Path(folder), Path(out)
+    if form not in FORMS:
+        raise HgladError(f"unknown format '{form}': {suggestion(form, FORMS)}")
+    if out.exists() or out.is_symlink():
+        raise HgladError(f"{out} is there already: name a new folder, or remove it")
+    if out.suffix in (".pt", ".pth", ".parquet", ".zip"):
+        raise HgladError(f"--out is {out}: expected the name of a folder, which also gets the data-set card")
+    made = DistilledSet.load(folder)
+    scored = _scores(folder.resolve(), made.card, scores)
+    own = made.card.get("settings", {}).get("data", {})
+    name, asked, root = data or own.get("name"), bool(data or root), root or own.get("root")
+    if name is None:
+        raise HgladError("the set does not say which data it stands for: name the data set with --data NAME")
+    title = Path(root if name == "folder" and root else name).resolve().name  # others do not have the path
+    source = source_of(title, license, folder=name == "folder" or Path(name).is_dir())
+    classes = _class_names(made, name, root, title, asked)
+    order, card = made.hard_labels.argsort(stable=True), copy.deepcopy(made.card)
+    if "settings" in card:  # paths mean nothing to others
+        card["settings"]["prior"] = Path(card["settings"]["prior"]).name
+        if card["settings"]["data"].get("root"):
+            card["settings"]["data"]["root"] = Path(card["settings"]["data"]["root"]).name
+    made = DistilledSet(made.images[order], made.labels[order], card)
+    with publish(out) as draft:
+        draft.mkdir()
+        reading, files = FORMS[form](made, classes, draft)
+        text = _card(made, classes, source, scored, reading, files)
+        (draft / "README.md").write_text(text, encoding="utf-8")
+    return len(made.images)
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """What is written: a set in the order of its classes."""
-
-    distilled: DistilledSet
-    classes: tuple[str, ...]
-
-    @property
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """Path below the split, `<class>/<number>.png`, and content of each image, in order."""
-        folders, digits = folder_names(self.classes), max(3, len(str(max(self.distilled.counts) - 1)))
-        counted = dict.fromkeys(folders, 0)
-        for image, label in zip(to_uint8(self.distilled.images), self.distilled.hard_labels, strict=True):
-            folder = folders[int(label)]
-            yield f"{folder}/{counted[folder]:0{digits}d}.png", _png(image)
-            counted[folder] += 1
-
-    @property
-    def soft(self) -> bool:
-        """Whether the labels are probabilities."""
-        return self.distilled.labels.ndim == 2
+def _class_names(made: DistilledSet, name: str, root: str | None, title: str, asked: bool) -> tuple[str, ...]:
+    """Names of the classes of the data; where they are not at hand, and nobody names them, numbers."""
+    found = len(made.counts)
+    try:
+        classes = load_data(name, root, made.images.shape[-1]).train.classes
+    except HgladError as error:
+        if asked:
+            raise
+        known = made.card.get("classes", 0) if made.labels.ndim == 1 else 0  # the last may have no image
+        count = max(found, known)
+        classes = tuple(map(str, range(count)))
+        missing = f"classes are called 0 to {count - 1}, for their names are not at hand ({error})"
+        warnings.warn(f"{missing}; give the data with --root", HgladWarning, stacklevel=3)
+    if found > len(classes) or (made.labels.ndim == 2 and found != len(classes)):
+        expected = "name the data that it stands for with --data"
+        raise HgladError(f"the set has {found} classes, {title} has {len(classes)}: {expected}")
+    return classes
 
 
-def _png(image: torch.Tensor) -> bytes:
-    """PNG of uint8 (ch, h, w)."""
-    pixels = image.permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="png")
-    return buffer.getvalue()
+# Forms: each writes its files and returns keys of the card that tell the Hub how to read them, and a text.
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,243 +134,292 @@ def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{index:0{len(str(len(classes) - 1))}d}" for index in range(len(classes)))
 
 
-def export_set(folder: Path | str, request: Request, out: Path | str) -> int:
-    """Write the distilled set of a folder in another form, with its card.
-
-    Args:
-        folder: a set as `DistilledSet.save` wrote it.
-        request: form, and what the card needs to know.
-        out: folder to write, all or nothing.
-
-    Returns:
-        Number of images.
-
-    Raises:
-        HgladError: no set, a target that is there already, a licence for data that has one, scores of another
-            set, names of classes that do not fit the set.
-    """
-    folder, out = Path(folder), Path(out)
-    if request.form not in FORMS:
-        raise HgladError(f"unknown format '{request.form}': {suggestion(request.form, FORMS)}")
-    _check_target(out)
-    distilled = _sorted(DistilledSet.load(folder))
-    scores, origin = find_scores(folder, distilled, request.scores), Origin.of(distilled.card, request)
-    source = source_of(origin.title, request.licence, origin.is_folder)
-    distilled = replace(distilled, card=_without_paths(distilled.card))
-    content, form = LabelledImages(distilled, origin.classes(distilled)), FORMS[request.form]
-    reading, files = form.reading(content), form.described(content)
-    card = SetCard(distilled, content.classes, source, scores, reading, files, form.eight_bit)
-    with publish(out) as draft:
-        draft.mkdir()
-        form.write(content, draft)
-        (draft / "README.md").write_text(card.text, encoding="utf-8")
-    return len(distilled.images)
+def _pictures(made: DistilledSet, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """`<class>/<number>.png` and content of each image, in order."""
+    folders, digits = folder_names(classes), max(3, len(str(max(made.counts) - 1)))
+    counted = dict.fromkeys(folders, 0)
+    for image, label in zip(to_uint8(made.images), made.hard_labels.tolist(), strict=True):
+        pixels, buffer, folder = image.permute(1, 2, 0).numpy(), io.BytesIO(), folders[label]
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="png")
+        yield f"{folder}/{counted[folder]:0{digits}d}.png", buffer.getvalue()
+        counted[folder] += 1
 
 
-def _check_target(out: Path) -> None:
-    if out.exists() or out.is_symlink():
-        raise HgladError(f"{out} is there already: name a new folder, or remove it")
-    if out.suffix in (".pt", ".pth", ".parquet", ".zip"):
-        raise HgladError(f"--out is {out}: expected the name of a folder, which also gets the data-set card")
-
-
-def _sorted(distilled: DistilledSet) -> DistilledSet:
-    order = distilled.hard_labels.argsort(stable=True)
-    return replace(distilled, images=distilled.images[order], labels=distilled.labels[order], iterates=None)
-
-
-def _without_paths(card: dict) -> dict:
-    """A card in which data and generator have names, as their paths mean nothing to others."""
-    if "settings" not in card:
-        return card
-    settings = copy.deepcopy(card["settings"])
-    settings["prior"] = Path(settings["prior"]).name
-    if settings["data"].get("root"):
-        settings["data"]["root"] = Path(settings["data"]["root"]).name
-    return card | {"settings": settings}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The data that a set stands for."""
-
-    name: str
-    """Name of a data set, `folder`, or the path of a folder of images."""
-    root: str | None
-    """Folder of the images where the data set needs one."""
-    asked: bool
-    """Whether the caller names them, so that they must be there."""
-
-    @classmethod
-    def of(cls, card: dict, request: Request) -> Self:
-        """What the request says, else what the card of the set says; neither raises `HgladError`."""
-        own = card.get("settings", {}).get("data", {})
-        name, root = request.data or own.get("name"), request.root or own.get("root")
-        if name is None:
-            raise HgladError(
-                "the set does not say which data it stands for: name the data set with --data NAME"
-            )
-        return cls(name, root, asked=bool(request.data or request.root))
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder of images, of which only the name is known."""
-        return self.name == "folder" or Path(self.name).is_dir()
-
-    @property
-    def title(self) -> str:
-        """Name for a reader; of a folder its last part, since others do not have the path."""
-        return Path(self.root if self.name == "folder" and self.root else self.name).resolve().name
-
-    def classes(self, distilled: DistilledSet) -> tuple[str, ...]:
-        """Names of the classes of a set; where the data are not at hand numbers, and a warning."""
-        try:
-            classes = load_data(self.name, self.root, distilled.images.shape[-1]).train.classes
-        except HgladError as error:
-            if self.asked:
-                raise
-            classes = _numbers(distilled)
-            missing = f"classes are called 0 to {len(classes) - 1}, for their names are not at hand ({error})"
-            warnings.warn(f"{missing}; give the data with --root", HgladWarning, stacklevel=3)
-        found = len(distilled.counts)
-        if found > len(classes) or (distilled.labels.ndim == 2 and found != len(classes)):
-            expected = "name the data that it stands for with --data"
-            raise HgladError(f"the set has {found} classes, {self.title} has {len(classes)}: {expected}")
-        return classes
-
-
-def _numbers(distilled: DistilledSet) -> tuple[str, ...]:
-    count = len(distilled.counts)
-    if distilled.labels.ndim == 1:  # the last classes may have no image
-        count = max(count, distilled.card.get("classes", 0))
-    return tuple(map(str, range(count)))
-
-
-# Forms
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of export."""
-
-    write: Callable[[LabelledImages, Path], None]
-    """Writes the files of the content into a folder."""
-    reading: Callable[[LabelledImages], dict]
-    """Keys of the card that tell the Hub how the files are read."""
-    files: str
-    """What lies where, in Markdown."""
-    loading: str
-    """How it is read, in Python."""
-    soft_files: str = ""
-    """What soft labels add to the files."""
-    eight_bit: bool = True
-    """Whether images are rounded to 256 levels."""
-
-    def described(self, content: LabelledImages) -> str:
-        """Files and how they are read, in Markdown."""
-        files = f"{self.files}\n{self.soft_files}" if content.soft and self.soft_files else self.files
-        return f"{files}\n\n```python\n{self.loading}\n```"
-
-
-def _write_image_folder(content: LabelledImages, out: Path) -> None:
-    paths = []
-    for path, picture in content.pictures:
-        file = out / "train" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture)
-        paths.append(path)
-    if content.soft:
-        columns = probability_columns(len(content.classes))
-        table = pd.DataFrame(content.distilled.labels.numpy(), columns=columns)
-        table.insert(0, "file_name", paths)
-        table.insert(1, "label", [path.partition("/")[0] for path in paths])
-        table.to_csv(out / "train" / "metadata.csv", index=False, float_format="%.9g")
-
-
-def _read_image_folder(content: LabelledImages) -> dict:
-    """Columns as an option of the reader, which else sorts classes by name, or takes their names as text."""
-    columns = probability_columns(len(content.classes)) if content.soft else []
-    labels = _label_column(folder_names(content.classes))
-    soft = ({"name": name, "dtype": "float32"} for name in columns)
-    features = [{"name": "image", "dtype": "image"}, labels, *soft]
-    files = [{"split": "train", "path": "train/**"}]
-    return {"configs": [{"config_name": "default", "data_files": files, "features": features}]}
-
-
-def _label_column(names: tuple[str, ...]) -> dict:
+def _label_column(names: Sequence[str]) -> dict:
     return {"name": "label", "dtype": {"class_label": {"names": {str(i): n for i, n in enumerate(names)}}}}
 
 
-def _write_parquet(content: LabelledImages, out: Path) -> None:
+LOADING = '\n\n```python\nfrom datasets import load_dataset\n\nload_dataset("PATH")["train"]\n```'
+
+
+def _image_folder(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[dict, str]:
+    paths, columns = [], []
+    for path, picture in _pictures(made, classes):
+        (out / "train" / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / "train" / path).write_bytes(picture)
+        paths.append(path)
+    text = "- `train/<class>/<number>.png`: the images"
+    if made.labels.ndim == 2:
+        columns = probability_columns(len(classes))
+        table = pd.DataFrame(made.labels.numpy(), columns=columns)
+        table.insert(0, "file_name", paths)
+        table.insert(1, "label", [path.partition("/")[0] for path in paths])
+        table.to_csv(out / "train" / "metadata.csv", index=False, float_format="%.9g")
+        text += "\n- `train/metadata.csv`: the probability of every class by file, in the classes' order"
+    # The columns as an option of the reader, which else sorts classes by name, or takes their names as text.
+    soft = [{"name": name, "dtype": "float32"} for name in columns]
+    features = [{"name": "image", "dtype": "image"}, _label_column(folder_names(classes)), *soft]
+    files = [{"split": "train", "path": "train/**"}]
+    reading = {"configs": [{"config_name": "default", "data_files": files, "features": features}]}
+    return reading, f"{text}{LOADING}\n\n{EIGHT_BIT}"
+
+
+def _parquet(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[dict, str]:
     import pyarrow
     from pyarrow import parquet
 
-    images = [{"bytes": picture, "path": path} for path, picture in content.pictures]
+    images = [{"bytes": picture, "path": path} for path, picture in _pictures(made, classes)]
     picture_type = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     columns = {
         "image": pyarrow.array(images, picture_type),
-        "label": pyarrow.array(content.distilled.hard_labels.tolist(), pyarrow.int64()),
+        "label": pyarrow.array(made.hard_labels.tolist(), pyarrow.int64()),
     }
-    if content.soft:
-        values = pyarrow.array(content.distilled.labels.flatten().tolist(), pyarrow.float32())
-        columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(values, len(content.classes))
-    (out / "data").mkdir()
-    schema = {b"huggingface": json.dumps({"info": {"features": _arrow_features(content)}}).encode()}
-    parquet.write_table(
-        pyarrow.table(columns).replace_schema_metadata(schema), out / "data" / "train-00000-of-00001.parquet"
-    )
-
-
-def _arrow_features(content: LabelledImages) -> dict:
-    """Types of the columns as `datasets` keeps them in the metadata of a schema."""
-    found = {"image": {"_type": "Image"}, "label": {"names": list(content.classes), "_type": "ClassLabel"}}
-    if content.soft:
+    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
+    reading = [{"name": "image", "dtype": "image"}, _label_column(classes)]
+    text = "- `data/train-00000-of-00001.parquet`: `image` (PNG) and `label`"
+    if made.labels.ndim == 2:
+        values = pyarrow.array(made.labels.flatten().tolist(), pyarrow.float32())
+        columns["probabilities"] = pyarrow.FixedSizeListArray.from_arrays(values, len(classes))
         number = {"dtype": "float32", "_type": "Value"}
-        found["probabilities"] = {"feature": number, "length": len(content.classes), "_type": "Sequence"}
-    return found
+        features["probabilities"] = {"feature": number, "length": len(classes), "_type": "Sequence"}
+        reading.append({"name": "probabilities", "sequence": "float32", "length": len(classes)})
+        text += "\n- its column `probabilities`: of every class; `label` is the most probable one"
+    (out / "data").mkdir()
+    schema = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}  # as `datasets` keeps it
+    table = pyarrow.table(columns).replace_schema_metadata(schema)
+    parquet.write_table(table, out / "data" / "train-00000-of-00001.parquet")
+    return {"dataset_info": {"features": reading}}, f"{text}{LOADING}\n\n{EIGHT_BIT}"
 
 
-def _read_parquet(content: LabelledImages) -> dict:
-    found = [{"name": "image", "dtype": "image"}, _label_column(content.classes)]
-    if content.soft:
-        found.append({"name": "probabilities", "sequence": "float32", "length": len(content.classes)})
-    return {"dataset_info": {"features": found}}
-
-
-def _write_torch(content: LabelledImages, out: Path) -> None:
-    distilled = content.distilled
-    images = distilled.images / 255 if distilled.images.dtype == torch.uint8 else distilled.images
-    entries = {
-        "images": images.float().contiguous(),
-        "labels": distilled.labels.contiguous(),
-        "classes": list(content.classes),
-        "card": distilled.card,
-    }
-    torch.save(entries, out / "distilled.pt")
-
-
-BY_DATASETS = 'from datasets import load_dataset\n\nload_dataset("PATH")["train"]'
-FORMS = {
-    "imagefolder": Form(
-        _write_image_folder,
-        _read_image_folder,
-        "- `train/<class>/<number>.png`: the images",
-        BY_DATASETS,
-        "- `train/metadata.csv`: the probability of every class by file, in the order of the classes",
-    ),
-    "parquet": Form(
-        _write_parquet,
-        _read_parquet,
-        "- `data/train-00000-of-00001.parquet`: `image` (PNG) and `label`",
-        BY_DATASETS,
-        "- its column `probabilities`: of every class; `label` is the most probable one",
-    ),
-    "pt": Form(
-        _write_torch,
-        lambda content: {},  # the Hub does not read it
+def _torch(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[dict, str]:
+    images = made.images / 255 if made.images.dtype == torch.uint8 else made.images
+    entries = {"images": images.float().contiguous(), "labels": made.labels.contiguous()}
+    torch.save(entries | {"classes": list(classes), "card": made.card}, out / "distilled.pt")
+    text = (
         "- `distilled.pt`: a dictionary of `images` (float32, about 0 to 1), `labels` (classes, or a "
-        "probability of every class), `classes` (names) and `card`",
-        'import torch\n\ntorch.load("PATH/distilled.pt", weights_only=True)',
-        eight_bit=False,
+        "probability of every class), `classes` (names) and `card`\n\n```python\nimport torch\n\n"
+        'torch.load("PATH/distilled.pt", weights_only=True)\n```'
+    )
+    return {}, text  # the Hub does not read it
+
+
+FORMS = {"imagefolder": _image_folder, "parquet": _parquet, "pt": _torch}
+
+
+# Sources
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that sets are made from: how they may be passed on, and what their authors want cited."""
+
+    title: str
+    """Name for a reader."""
+    license: str
+    """What its authors allow, in words."""
+    identifier: str
+    """The Hub's name of the license, or `other` or `unknown`."""
+    citation: str = ""
+    """What its authors want cited."""
+    link: str = ""
+    """Where its terms are."""
+
+
+CIFAR = (
+    "none given by its authors, who ask to be cited",
+    "unknown",
+    "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, "
+    "University of Toronto, 2009.",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+)
+IMAGENET = (
+    "ImageNet terms of access: non-commercial research and education only",
+    "other",
+    "O. Russakovsky et al. ImageNet Large Scale Visual Recognition Challenge. International Journal of "
+    "Computer Vision 115, 2015.",
+    "https://image-net.org/download.php",
+)
+SOURCES = {
+    "digits": Source(
+        "Optical Recognition of Handwritten Digits (UCI), the 1,797 images that scikit-learn ships",
+        "CC BY 4.0",
+        "cc-by-4.0",
+        "E. Alpaydin and C. Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning "
+        "Repository, 1998. https://doi.org/10.24432/C50P49",
+        "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
     ),
+    "cifar10": Source("CIFAR-10", *CIFAR),
+    "cifar100": Source("CIFAR-100", *CIFAR),
+    "tiny-imagenet": Source("Tiny-ImageNet, 200 classes of ImageNet", *IMAGENET),
+    **{name: Source(f"{name}, ten classes of ImageNet", *IMAGENET) for name in IMAGENET_SUBSETS},
 }
+ON_HUB = ["mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"]
+ON_HUB += ["odc-by"]
+"""Licenses that the Hub has a name for, among those that data usually come under."""
+
+
+def source_of(name: str, license: str | None = None, folder: bool = False) -> Source:
+    """What is known of a data set, or what its owner states.
+
+    Args:
+        name: name of the data set; of one's own a name for the reader.
+        license: license of one's own data.
+        folder: whether it is a folder of images of that name, which nobody but its owner knows.
+
+    Raises:
+        HgladError: another license for data whose license is known.
+    """
+    known = SOURCES.get(OTHER_NAMES.get(name, name))
+    if known is not None and license is None:
+        going_by = f"{known.title}, going by the name of the folder of images"
+        return replace(known, title=going_by) if folder else known
+    if known is not None and not folder:
+        raise HgladError(f"--license is {license!r}, but {name} has one: {known.license}; leave it out")
+    if license is None:
+        return Source(name, "unknown: state it", "unknown")
+    identifier = license.strip().lower().replace(" ", "-")
+    return Source(name, license.strip(), identifier if identifier in ON_HUB else "other")
+
+
+# The card
+
+
+def _scores(folder: Path, card: dict, file: Path | str | None) -> list[str]:
+    """Scores of a set in Markdown: of a file of `hglad evaluate`, else of the results around the set."""
+    evaluations = []
+    if file is not None:
+        content = read_json(file)
+        if not isinstance(content, dict) or not {"rows", "training", "set", "provenance"} <= content.keys():
+            raise HgladError(f"{file} holds no scores: expected a file of hglad evaluate --json")
+        if content["set"] != card:
+            another = f"{file} holds scores of another set"
+            raise HgladError(f"{another}: score this one with hglad evaluate --json")
+        rows = [row for row in content["rows"] if row["set"] == "given"]
+        evaluations.append((rows, content["training"], content["provenance"]))
+    elif folder.parent.name == "sets":
+        for path in sorted((folder.parent.parent / "evaluations").glob("*.json")):
+            content = read_json(path)
+            rows = [row for row in content["rows"] if row.get("iterate") is None]
+            if rows and content["provenance"].get("set") == folder.name:
+                for row in rows if rows[0].get("augmentation") is not None else ():
+                    row["network"] += f", augmentation {row['augmentation'] or 'none'}"
+                training = {rows[0]["network"]: content["provenance"]["settings"]["training"]}
+                evaluations.append((rows, training, content["provenance"]))
+    if not evaluations:
+        return ["Not scored."]
+    lines, trained = [], {}
+    for rows, training, _ in evaluations:
+        for network, group in pd.DataFrame(rows).groupby("network", sort=False):
+            low, high = mean_interval(group["accuracy"])
+            spread = f" ± {(high - low) / 2:.1f}" if low <= high else ""
+            accuracy = f"{group['accuracy'].mean():.1f}{spread}"
+            count = {"sets (n)": group["seed"].nunique(), "networks (m)": len(group)}
+            lines.append({"network": network, "accuracy (%)": accuracy} | count)
+            text = {key: value or "none" for key, value in training[network].items() if value is not None}
+            text = ", ".join(f"{key} {value}" for key, value in text.items())
+            trained.setdefault(text, []).append(network)
+    devices, codes, days = (
+        sorted({of(record) for _, _, record in evaluations})
+        for of in (lambda record: record["device"], commit_text, lambda record: record["started"][:10])
+    )
+    dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return [
+        pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True),
+        "Test accuracy on real images, mean ± half width of the 95 % t interval over the networks of "
+        "this one set, which says nothing about another set by the same method.",
+        *(f"Training ({'; '.join(networks)}): {text}." for text, networks in trained.items()),
+        f"Device: {'; '.join(devices)}. Code: {', '.join(codes)}. Computed: {dates}.",
+    ]
+
+
+def _card(
+    made: DistilledSet, classes: Sequence[str], source: Source, scored: list[str], reading: dict, files: str
+) -> str:
+    """The whole README: `reading` are keys for the Hub, `files` says what lies where."""
+    card, count = made.card, len(made.images)
+    settings, record = card.get("settings"), card.get("provenance")
+    plain = {key: value for key, value in card.items() if not isinstance(value, dict | list)}
+    if settings is None:
+        what = method_label(card.get("kind", "own"))
+        method = {"kind": method_label(card.get("kind", "unknown"))} | plain
+    else:
+        what = f"{method_label(settings['kind'])} with {settings['objective'].upper()}"
+        method = _method(card, settings)
+    few, most = min(made.counts), max(made.counts)
+    per_class = f"{few if few == most else f'{few} to {most}'} image{'' if most == 1 else 's'} per class"
+    name = f"{source.title.split(',')[0].split(' (')[0]}, {what}, {per_class}"
+    origin = {"made": "unknown: the set has no record of it"}
+    if record is not None:
+        packages = [f"{package} {version}" for package, version in record["packages"].items()]
+        origin = {
+            "code": commit_text(record),
+            "versions": ", ".join([f"hglad {record['hglad']}", f"Python {record['python']}", *packages]),
+            "device": record["device"],
+            "computed": f"{record['started']}, {record['seconds']:.0f} s",
+        }
+    hashes = {"data hash": card.get("data_hash"), "prior hash": card.get("prior_hash")}
+    origin |= {key: value[:12] for key, value in hashes.items() if value}
+    terms = {"data": source.title, "license": source.license, "terms": source.link}
+    terms = {key: value for key, value in terms.items() if value}
+    sections = {
+        "Files": files,
+        "Source data": f"{_listed(terms)}\n\nThe set was made from these data; their license holds for what "
+        "it shows of them.",
+        "Method": _listed(method),
+        "Scores": "\n\n".join(scored),
+        "Provenance": _listed(origin),
+        "Settings": f"```yaml\n{_yaml(settings or plain, flow=None)}```",
+        "Citation": "\n\n".join(filter(None, [f"```bibtex\n{CITATION}\n```", source.citation])),
+    }
+    keys = {"pretty_name": name, "license": source.identifier}
+    if source.identifier == "other":
+        keys |= {"license_name": source.license} | ({"license_link": source.link} if source.link else {})
+    sizes = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    size = next((size for bound, size in sizes.items() if count < bound), "n>1M")
+    keys |= {"task_categories": ["image-classification"], "size_categories": [size]}
+    keys |= {"tags": ["dataset-distillation", "synthetic", "hglad"]} | reading
+    shape = " × ".join(map(str, made.images.shape[1:]))
+    labels = "a class each" if made.labels.ndim == 1 else "a probability of every class each"
+    summary = (
+        f"{count} images of {shape} (channels × height × width) for {len(classes)} classes, with {labels}: a "
+        "small set to train networks on in place of the whole training set, made with hglad "
+        f"{__version__}. What it shows need not look like the data."
+    )
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"---\n{_yaml(keys)}---\n\n# {name}\n\n{summary}\n\n{body}\n"
+
+
+def _method(card: dict, settings: dict) -> dict[str, Any]:
+    """What was done, of a set that a search made."""
+    best, steps = card["best"], sum(stage["steps"] for stage in card["stages"])
+    by_metric = f"smallest {metric_label(settings['metric']['name'])} of the measured iterates"
+    last = settings["search"].get("selection", "metric") == "last"
+    stage = card["stages"][best["stage"]]["name"]
+    return {
+        "search": f"{method_label(settings['kind'])}, {steps} steps in {len(card['stages'])} stages",
+        "objective": objective_label(settings["objective"]),
+        "generator": "none" if settings["prior"] == "pixels" else settings["prior"].rpartition("/")[2],
+        "images per class": settings["ipc"],
+        "seed": settings["seed"],
+        "selection": "last iterate" if last else by_metric,
+        "selected": f"step {best['step']} of stage {stage}, distance {card['distance']:.4g}",
+    }
+
+
+def _listed(lines: dict[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+def _yaml(content: object, flow: bool | None = False) -> str:
+    """YAML in lines, or with `flow` None with the innermost groups in one line each."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110, default_flow_style=flow)

@@ -104,6 +104,13 @@ class DistilledSet:
             )
         return most
 
+    @property
+    def content_hash(self) -> str:
+        """Hex sha256 of images and labels."""
+        total = hashlib.sha256(self.images.contiguous().numpy())
+        total.update(self.labels.contiguous().numpy())
+        return total.hexdigest()
+
     def save(self, folder: Path | str) -> None:
         """Write `distilled.safetensors`, `card.json` and `grid.png`, all or nothing.
 

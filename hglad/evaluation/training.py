@@ -1,36 +1,39 @@
-"""Train a classifier on a (distilled or real) set of images, and measure it on real ones."""
+"""Train a classifier on a set of images, alone or in lockstep; measure it on real images."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
 from pathlib import Path
-from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.overrides import TorchFunctionMode
 
 from hglad.data.augmentation import DSA, Augmentation
+from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.evaluation.training_state import SavedTraining
-from hglad.networks.chunks import accumulate_gradient, chunk_size, forward_size, limit_chunks, separable
-from hglad.networks.initialization import dropout_from
+from hglad.networks import Classifier
+from hglad.networks.chunks import (
+    accumulate_gradient,
+    chunk_size,
+    forward_size,
+    full_precision,
+    limit_chunks,
+    separable,
+)
+from hglad.networks.initialization import draws, dropout_from
 from hglad.runtime import within_memory
-from hglad.settings import fingerprint, later
+from hglad.settings import fingerprint, later, suggestion
+from hglad.storage import Checkpoint
 
 VERSION = 1  # raise when the same settings train otherwise
 
 Normalize = Callable[[Tensor], Tensor]
-
-
-class LabelledImages(Protocol):
-    """What measuring needs of `hglad.data.datasets.RealData`."""
-
-    images: Tensor  # uint8 (n, ch, h, w)
-    labels: Tensor  # int64 (n,)
-    classes: tuple[str, ...]
-
-    def normalize(self, images: Tensor) -> Tensor: ...
+Generators = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ def _check(valid: bool, name: str, value: object, expected: str) -> None:
         raise HgladError(f"the training setting {name} is {value!r}; give {expected}")
 
 
+TRAINING_ADVICE = "lower batch_size, the width of the network or the resolution"
+
+
 def _warmup_cosine(epoch: int, epochs: int) -> float:
     """Rises to 1 at the last epoch of the first half; one epoch trains at the full rate."""
     half = max(1, epochs // 2)
@@ -102,10 +108,25 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {  # (epoch from 0, epochs) 
     "constant": lambda epoch, epochs: 1.0,
 }
 
+
 GLAD_PROTOCOL = TrainingSettings()
 """GLaD's and H-GLaD's evaluation; VGG-11 with lr 0.0001."""
 BASE_PROTOCOL = TrainingSettings(lr=0.01, schedule="step", ema_decay=None)
 """The evaluation of DSA and DM."""
+PROTOCOLS = {
+    "glad": GLAD_PROTOCOL,
+    "dm": BASE_PROTOCOL,
+    "dc": replace(BASE_PROTOCOL, epochs=300, augmentation="crop_scale_rotate"),
+}
+"""`glad`: GLaD and H-GLaD; `dm`: DSA and DM; `dc`: DC, for images that were made without augmentation."""
+
+
+def protocol(name: str, network: str = "convnet") -> TrainingSettings:
+    """Training of a registered network by a named protocol; an unknown one raises `HgladError`."""
+    if name not in list(PROTOCOLS):  # a list or mapping from a file is no key
+        raise HgladError(f"unknown evaluation protocol {name!r}: {suggestion(name, PROTOCOLS)}")
+    settings = PROTOCOLS[name]
+    return replace(settings, lr=0.0001) if (name, network) == ("glad", "vgg11") else settings
 
 
 def train_classifier(
@@ -114,84 +135,84 @@ def train_classifier(
     labels: Tensor,
     normalize: Normalize,
     settings: TrainingSettings,
-    generator: torch.Generator,
+    rng: Generators,
     progress: Callable[[int, float], None] | None = None,
     state: Path | None = None,
 ) -> nn.Module:
     """Train `network` in place; return the moving average of it, or itself when there is none, in eval mode.
 
     Args:
-        network: classifier; its device is where the training happens.
+        network: classifier, or several in lockstep as an `Ensemble`; its device is where it is trained.
         images: (n, ch, h, w) uint8 or float in [0, 1].
         labels: (n,) class indices int64, or (n, classes) probabilities, float (soft labels).
         normalize: images in [0, 1] to the network's input.
         settings: protocol.
-        generator: draws the order of the images, the augmentation and dropout.
+        rng: draws the order of the images, the augmentation and dropout; of an ensemble one for each network.
         progress: called after every epoch with its number, from 1, and its mean loss.
-        state: file that keeps the training every minute; one that is there is gone on with, to the same
-            result. The caller deletes it.
+        state: file that keeps the training now and then; one that is there is gone on with, to the same
+            bits, if it is of such a training. The caller deletes it.
 
     Raises:
         HgladError: labels that do not fit, a loss that is not finite.
     """
     device = next(network.parameters()).device
     images, labels = images.to(device), labels.to(device)
-    check_labels(network, images, labels)
-
-    def one_epoch(optimizer: torch.optim.Optimizer) -> Tensor:
-        return train_epoch(network, optimizer, images, labels, normalize, settings, generator)
-
-    with dropout_from(network, generator):
-        return train_epochs(network, one_epoch, settings, [generator], fingerprint(settings), progress, state)
-
-
-def train_epochs(
-    network: nn.Module,
-    one_epoch: Callable[[torch.optim.Optimizer], Tensor],
-    settings: TrainingSettings,
-    generators: Sequence[torch.Generator],
-    key: str,
-    progress: Callable[[int, float], None] | None = None,
-    state: Path | None = None,
-) -> nn.Module:
-    """Repeat `one_epoch` as `settings` say; return the moving average of `network`, or itself, in eval mode.
-
-    Args:
-        network: one network, or many as one module; trained in place.
-        one_epoch: trains it for an epoch with the given optimizer; the losses, (steps,) or (steps, networks).
-        settings: protocol: number of epochs, optimizer, schedule and average.
-        generators: what `one_epoch` draws from.
-        key: what is trained how; a saved state with another key is not gone on with.
-        progress, state: as in `train_classifier`.
-
-    Raises:
-        HgladError: a loss that is not finite.
-    """
+    _check_labels(network, images, labels)
+    rngs = [rng] if isinstance(rng, torch.Generator) else list(rng)
     average = None if settings.ema_decay is None else deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.SGD(
         network.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
     )
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    seeds = [each.initial_seed() for each in rngs]
+    checkpoint = Checkpoint(state, fingerprint(settings, shapes, seeds, device.type))
     network.train()
-    saved = SavedTraining(state, key, network, optimizer, average, *generators)
-    for epoch in range(saved.restore(), settings.epochs):
-        _set_rate(optimizer, settings, epoch)
-        losses = one_epoch(optimizer)
-        check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
-        if average is not None:
-            _update_average(average, network, settings.ema_decay)
-        saved.save_when_due(epoch + 1)
-        if progress is not None:
-            progress(epoch + 1, losses.mean().item())
+    with dropout_from(network, rngs[0]):
+        parts = {"network": network, "optimizer": optimizer}
+        parts |= {} if average is None else {"average": average}
+        for epoch in range(_resume(checkpoint, parts, rngs), settings.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * SCHEDULES[settings.schedule](epoch, settings.epochs)
+            losses = train_epoch(network, optimizer, images, labels, normalize, settings, rng)
+            check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
+            if average is not None:
+                _update_average(average, network, settings.ema_decay)
+            if checkpoint.due:
+                checkpoint.save(_tensors(parts, rngs), epochs=epoch + 1)
+            if progress is not None:
+                progress(epoch + 1, losses.mean().item())
     return (network if average is None else average).eval()
 
 
-def check_labels(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _tensors(parts: dict, rngs: Sequence[torch.Generator]) -> dict:
+    """What a training goes on from: weights, average, momentum and the states of all that draws."""
+    device = next(parts["network"].parameters()).device
+    dropout = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return states | {"rngs": [rng.get_state() for rng in rngs], "dropout": dropout}
+
+
+def _resume(checkpoint: Checkpoint, parts: dict, rngs: Sequence[torch.Generator]) -> int:
+    """Put the saved state in place; epochs that are done, 0 where there is no usable file."""
+    found = checkpoint.load()
+    if found is None:
+        return 0
+    tensors, plain = found
+    for name, part in parts.items():
+        part.load_state_dict(tensors[name])
+    for rng, drawn in zip(rngs, tensors["rngs"], strict=True):
+        rng.set_state(drawn)
+    device = next(parts["network"].parameters()).device
+    if any(draws(module) for module in parts["network"].modules()):
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["dropout"], device)
+        else:
+            torch.set_rng_state(tensors["dropout"])
+    return plain["epochs"]
+
+
+def _check_labels(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Raise `HgladError` for images and labels that do not fit each other or the outputs of `network`."""
-    _check_pairs(images, labels)
-    _check_classes(network, labels)
-
-
-def _check_pairs(images: Tensor, labels: Tensor) -> None:
     if images.dim() != 4 or labels.shape[:1] != images.shape[:1] or labels.dim() > 2 or len(labels) == 0:
         raise HgladError(
             f"training got images of shape {tuple(images.shape)} and labels of shape "
@@ -201,29 +222,18 @@ def _check_pairs(images: Tensor, labels: Tensor) -> None:
     if hard != (labels.dtype == torch.int64):
         wanted = "class indices as torch.int64" if hard else "probabilities as floats, (n, classes)"
         raise HgladError(f"training got labels of type {labels.dtype}; give {wanted}")
-
-
-def _check_classes(network: nn.Module, labels: Tensor) -> None:
-    """Compare with the outputs of `network.classifier`; a network without one is taken as it is."""
-    classes = getattr(getattr(network, "classifier", None), "out_features", None)
-    if labels.dim() == 2:
-        if classes not in (None, labels.shape[1]):
-            raise HgladError(
-                f"training got soft labels of {labels.shape[1]} classes for a network of {classes} classes; "
-                "create the network with as many classes as the labels have"
-            )
-        return
-    for label in (labels.min().item(), labels.max().item()):
+    classes = getattr(getattr(network, "classifier", None), "out_features", None)  # None: taken as it is
+    if not hard and classes not in (None, labels.shape[1]):
+        raise HgladError(
+            f"training got soft labels of {labels.shape[1]} classes for a network of {classes} classes; "
+            "create the network with as many classes as the labels have"
+        )
+    for label in (labels.min().item(), labels.max().item()) if hard else ():
         if not 0 <= label < (torch.inf if classes is None else classes):
             raise HgladError(
                 f"training got the label {label} for a network of {classes} classes; "
                 "create the network with as many classes as there are labels"
             )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, settings: TrainingSettings, epoch: int) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = settings.lr * SCHEDULES[settings.schedule](epoch, settings.epochs)
 
 
 def train_epoch(
@@ -233,23 +243,48 @@ def train_epoch(
     labels: Tensor,
     normalize: Normalize,
     settings: TrainingSettings,
-    generator: torch.Generator,
+    rng: Generators,
 ) -> Tensor:
-    """One pass over the images in random order; returns the loss of every step, (steps,)."""
+    """One pass over the images in random order; every step's loss, (steps,), of an ensemble (steps, R)."""
     losses = []
-    for batch, target in batches(images, labels, normalize, settings, generator):
+    for batch, target in batches(images, labels, normalize, settings, rng):
         losses.append(_backward(network, optimizer, batch, target, settings.precision))
         optimizer.step()
     return torch.stack(losses)
 
 
-TRAINING_MEND = "lower batch_size, the width of the network or the resolution"
+def batches(
+    images: Tensor, labels: Tensor, normalize: Normalize, settings: TrainingSettings, rng: Generators
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (b, ch, h, w) in random order, normalized and augmented, and their labels, batch by batch.
+
+    Of several generators, each with an order and an augmentation of its own: (R, b, ch, h, w) and (R, b).
+    """
+    if not isinstance(rng, torch.Generator):
+        each = [batches(images, labels, normalize, settings, own) for own in rng]
+        for step in zip(*each, strict=True):
+            stacked_images, stacked_labels = map(torch.stack, zip(*step, strict=True))
+            yield stacked_images, stacked_labels
+        return
+    augmentation = Augmentation(settings.augmentation)
+    order = torch.randperm(len(images), generator=rng, device=rng.device).to(images.device)
+    for chosen in order.split(settings.batch_size):
+        batch = normalize(to_unit(images.index_select(0, chosen)))
+        yield augmentation.draw(len(batch), batch.shape[-2:], rng)(batch), labels[chosen]
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images to float in [0, 1]; floating-point ones pass."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def _backward(
     network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, precision: str
 ) -> Tensor:
-    """`accumulate_gradient` from zero; where memory runs out, in smaller chunks from then on."""
+    """Gradient of the mean loss from zero; where memory runs out, in smaller chunks from then on."""
+    if isinstance(network, Ensemble):  # the caller trains fewer in lockstep
+        optimizer.zero_grad()
+        return network.accumulate_gradients(images, labels, precision)
     usual = min(chunk_size(network, images), len(images))
 
     def attempt(size: int) -> Tensor:
@@ -259,27 +294,7 @@ def _backward(
         return accumulate_gradient(network, images, labels, precision)
 
     least = 1 if separable(network) else usual
-    return within_memory(attempt, usual, least, "training images", TRAINING_MEND)
-
-
-def batches(
-    images: Tensor,
-    labels: Tensor,
-    normalize: Normalize,
-    settings: TrainingSettings,
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images (b, ch, h, w), in random order, normalised and augmented, and of their labels."""
-    augmentation = Augmentation(settings.augmentation)
-    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
-    for chosen in order.split(settings.batch_size):
-        batch = normalize(to_unit(images.index_select(0, chosen)))
-        yield augmentation.draw(len(batch), batch.shape[-2:], generator)(batch), labels[chosen]
-
-
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 images to float in [0, 1]; floating-point ones pass."""
-    return images if images.is_floating_point() else images.float() / 255
+    return within_memory(attempt, usual, least, "training images", TRAINING_ADVICE)
 
 
 def check_losses(losses: Tensor, epoch: int, lr: float) -> None:
@@ -295,46 +310,127 @@ def check_losses(losses: Tensor, epoch: int, lr: float) -> None:
         )
 
 
+@torch.no_grad()
 def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-            kept.copy_(current)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)
+
+
+# Networks in lockstep
+
+
+class Ensemble(nn.Module):
+    """R networks of one architecture as one module: each of its parameters is stacked, (R, *shape).
+
+    A small batch leaves most of a GPU idle, and every layer waits for the host to start it. Stacked weights
+    and `torch.func.vmap` turn the same layer of all networks into one larger one, so that R networks start as
+    many computations as one does. Each is trained as if it were alone, up to rounding.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        stacked, _ = stack_module_state(list(networks))
+        self.names = tuple(stacked)
+        self.stacked = nn.ParameterList(stacked.values())
+        # In a tuple, since its parameters are those of no network.
+        self.architecture = (deepcopy(networks[0]).to("meta"),)
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """Last layer of the architecture, which knows the number of classes."""
+        return getattr(self.architecture[0], "classifier", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images of every network (R, n, ch, h, w) -> its logits (R, n, classes)."""
+
+        def logits(weights: dict[str, Tensor], own_images: Tensor) -> Tensor:
+            return functional_call(self.architecture[0], weights, (own_images,))
+
+        return vmap(logits)(dict(zip(self.names, self.stacked, strict=True)), images)
+
+    def accumulate_gradients(self, images: Tensor, labels: Tensor, precision: str) -> Tensor:
+        """Add the gradients of each network's own mean loss, and return these losses, (R,)."""
+        with _HalfProducts() if precision == "bfloat16" else nullcontext():
+            logits = full_precision(self(images))  # (R, b, classes)
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1), reduction="none")
+        losses = each.view(labels.shape[:2]).mean(dim=1)
+        losses.sum().backward()
+        return losses.detach()
+
+    def unstack_into(self, networks: Sequence[nn.Module]) -> None:
+        """Copy the weights into networks of the architecture, in their order, and put them in eval mode."""
+        for number, network in enumerate(networks):
+            rows = (parameter[number] for parameter in self.stacked)
+            network.load_state_dict(dict(zip(self.names, rows, strict=True)))
+            network.eval()
+
+
+class _HalfProducts(TorchFunctionMode):
+    """Convolutions and linear layers in 16 bits; on a CPU `torch.autocast` misses those inside `vmap`."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (F.conv2d, F.linear):
+            args = [value.bfloat16() if isinstance(value, Tensor) else value for value in args]
+        return function(*args, **(kwargs or {}))
+
+
+def stackable(network: nn.Module) -> bool:
+    """Whether networks like this one can be trained as an ensemble.
+
+    Not one that draws, as dropout does, from PyTorch's one global generator, nor one with buffers, which
+    batch norm writes to, nor a library's model, which may do either.
+    """
+    draws_any = any(draws(module) for module in network.modules())
+    return not draws_any and next(network.buffers(), None) is None
+
+
+def backward_memory(network: Classifier, images: int) -> int:
+    """Bytes that one network keeps at most for the backward pass of so many images; nothing is computed."""
+    kept = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        deepcopy(network).to("meta")(torch.empty(images, *network.image_shape, device="meta"))
+    return sum(kept)
+
+
+# Measuring
 
 
 @torch.no_grad()
-def predict(network: nn.Module, real: LabelledImages, batch: int = 512, precision: str = "float32") -> Tensor:
+def predict(network: nn.Module, real: RealData, batch: int = 512, precision: str = "float32") -> Tensor:
     """Predicted class of every image, (n,) int64, on the network's device; puts the network in eval mode.
 
     At most `batch` images pass through the network together, fewer where their maps are large or memory runs
     out. `precision` is that of `TrainingSettings.test_precision`.
     """
     network.eval()
+    device = next(network.parameters()).device
     batch = min(batch, len(real.images))
-    least = 1 if separable(network) else batch
-    mend = "lower the width of the network or the resolution"
 
     def attempt(size: int) -> Tensor:
-        return _predicted(network, real, size, precision)
+        parts = (real.normalize(to_unit(part)).to(device) for part in real.images.split(size))
+        chunks = (chunk for part in parts for chunk in part.split(forward_size(network, part)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
 
-    return within_memory(attempt, batch, least, "test images", mend)
-
-
-def _predicted(network: nn.Module, real: LabelledImages, batch: int, precision: str) -> Tensor:
-    device = next(network.parameters()).device
-    parts = (real.normalize(to_unit(part)).to(device) for part in real.images.split(batch))
-    chunks = (chunk for part in parts for chunk in part.split(forward_size(network, part)))
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return torch.cat([network(chunk).argmax(dim=1) for chunk in chunks])
+    least = 1 if separable(network) else batch
+    return within_memory(
+        attempt, batch, least, "test images", "lower the width of the network or the resolution"
+    )
 
 
-def accuracy(network: nn.Module, real: LabelledImages, batch: int = 512) -> float:
-    """Images classified as labelled, in percent."""
-    hits = predict(network, real, batch).to(real.labels.device) == real.labels
+def accuracy(network: nn.Module, real: RealData) -> float:
+    """Images classified as labeled, in percent."""
+    hits = predict(network, real).to(real.labels.device) == real.labels
     return 100 * hits.double().mean().item()
 
 
-def confusion_matrix(network: nn.Module, real: LabelledImages, precision: str = "float32") -> Tensor:
+def confusion_matrix(network: nn.Module, real: RealData, precision: str = "float32") -> Tensor:
     """Images of every true class (row) that are taken for every class (column), int64 (classes, classes)."""
     classes = len(real.classes)
     pairs = real.labels.cpu() * classes + predict(network, real, precision=precision).cpu()

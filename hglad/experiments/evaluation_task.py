@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hglad.data.datasets import DataSet, DataSettings
 from hglad.evaluation import baselines
-from hglad.evaluation.score import as_rows, score_set
+from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.cost import network_seconds
@@ -122,9 +122,9 @@ class EvaluateTask(Task):
     def _score(self, distilled: DistilledSet, data: DataSet, parts: Path) -> tuple[pd.DataFrame, Tensor]:
         """Rows, and a confusion matrix for each, (rows, classes, classes)."""
         networks = {self.network: self.options}
-        scores = score_set(distilled, data, networks, self.repeats, self.training, self.seed, parts=parts)
-        rows = [self.marks | row for row in as_rows(scores).to_dict("records")]
-        return pd.DataFrame(rows), torch.stack([score.confusion for score in scores])
+        frame = evaluate(distilled, data, networks, self.repeats, self.training, self.seed, parts=parts)
+        rows = [self.marks | row for row in frame.to_dict("records")]
+        return pd.DataFrame(rows), torch.tensor(frame.attrs["confusion"])
 
     @property
     def marks(self) -> dict[str, object]:

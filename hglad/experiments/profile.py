@@ -7,8 +7,7 @@ from typing import Any
 
 from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation.protocols import protocol
-from hglad.evaluation.training import TrainingSettings
+from hglad.evaluation.training import TrainingSettings, protocol
 from hglad.experiments.value_checks import (
     check_augmentation,
     check_counts,

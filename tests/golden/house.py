@@ -8,10 +8,9 @@ from torch import Tensor
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import DataSet, DataSettings, load_data
 from hglad.evaluation.baselines import class_mean, herding, k_center, random_real, samples
-from hglad.evaluation.ensemble import train_ensemble
-from hglad.evaluation.score import score_set
+from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
+from hglad.evaluation.training import Ensemble, TrainingSettings, accuracy, train_classifier
 from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.metrics import create_metric
 from hglad.networks import Classifier, create_network
@@ -109,7 +108,8 @@ def trained(seed: int, images: Tensor, labels: Tensor, **training: object) -> Cl
 def trained_together(images: Tensor, labels: Tensor, **training: object) -> list[Classifier]:
     """Two networks that were trained as one batched computation."""
     pair, chosen = [network(seed) for seed in (0, 1)], TrainingSettings(**training)
-    train_ensemble(pair, images, labels, digits().train.normalize, chosen, [rng(0), rng(1)])
+    rngs, normalize = [rng(0), rng(1)], digits().train.normalize
+    train_classifier(Ensemble(pair), images, labels, normalize, chosen, rngs).unstack_into(pair)
     return pair
 
 
@@ -120,8 +120,7 @@ def test_accuracy(model: Classifier) -> float:
 def score(found: DistilledSet, **training: object) -> list[float]:
     """Test accuracy of two networks trained on a set."""
     networks = {"ConvNet": NETWORK}
-    scores = score_set(found, digits(), networks, 2, TrainingSettings(**training), seed=1)
-    return [each.accuracy for each in scores]
+    return evaluate(found, digits(), networks, 2, TrainingSettings(**training), seed=1)["accuracy"].tolist()
 
 
 def augmented(strategies: str, images: Tensor, seed: int) -> Tensor:
