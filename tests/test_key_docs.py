@@ -50,7 +50,7 @@ def test_every_name_and_option_is_there(text):
     for registry in (NETWORKS, OBJECTIVES, METRICS):
         for name in registry.names():
             assert f"\n`{name}`\n: " in text
-    for option in ("unroll", "normalisation", "layer_norm", "outer_loops"):
+    for option in ("unroll", "normalization", "layer_norm", "outer_loops"):
         assert f"\n  - `{option}`, default `" in text
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hglad import metrics as module
 from hglad.errors import HgladError
 from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
-from hglad.metrics import METRICS, create_metric, feature, needs, real_side
+from hglad.metrics import METRICS, REAL_SIDES, create_metric, is_by_class, needs
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.metrics.feature import FeatureDistance
 from hglad.networks import Classifier, create_network
@@ -155,7 +156,7 @@ def test_another_seed_draws_another_metric(make, few_digits, name):
 
 @every_metric
 def test_a_metric_gets_what_it_needs_and_misses_it_in_one_line(few_digits, given, name):
-    needed = {key: given[key] for key in needs(name) - {"real"}}
+    needed = {key: given[key] for key in set(needs(name)) - {"real"}}
     create_metric(name, few_digits, **needed)
     for key in needed:
         with pytest.raises(HgladError, match=f"the metric '{name}' needs .*pass it as {key}=") as raised:
@@ -164,8 +165,9 @@ def test_a_metric_gets_what_it_needs_and_misses_it_in_one_line(few_digits, given
 
 
 def test_needs_are_those_of_the_constructor():
-    assert needs("loss") == {"real", "objective"} and needs("accuracy") == {"classifier", "held_out"}
-    assert needs("class_relevant") == needs("released_feature") == {"real", "classifier"}
+    assert needs("loss") == ["real", "objective"] and needs("accuracy") == ["classifier", "held_out"]
+    assert needs("class_relevant") == needs("released_feature") == ["real", "classifier"]
+    assert [name for name in METRICS.names() if is_by_class(name)] == ["class_relevant", "feature"]
 
 
 # Distances of features
@@ -206,8 +208,8 @@ def test_images_are_measured_by_themselves_whatever_the_batch(make, few_digits, 
     images, labels = images_of(few_digits)
     images = images + 0.1
     whole = make(name, layer=layer)(images, labels)
-    monkeypatch.setattr(feature, "MOST", 7)
-    real_side.forget()
+    monkeypatch.setattr(module, "MOST", 7)
+    REAL_SIDES.clear()
     assert make(name, layer=layer)(images, labels) == pytest.approx(whole, rel=1e-4)
 
 
@@ -220,7 +222,7 @@ def passes(monkeypatch) -> list:
         counts.append(len(images))
         return usual(self, images, layer)
 
-    real_side.forget()
+    REAL_SIDES.clear()
     monkeypatch.setattr(Classifier, "feature_maps", counted)
     return counts
 
@@ -240,10 +242,10 @@ def test_the_real_side_is_that_of_these_weights_images_and_options(few_digits, s
 
     def distances() -> list[float]:
         metrics = [
-            ClassRelevantDistance(real, network, layer, normalisation)
+            ClassRelevantDistance(real, network, layer, normalization)
             for real in (few_digits, small_digits.train)
             for layer in (0, -1)
-            for normalisation in ("max", "none")
+            for normalization in ("max", "none")
         ]
         metrics += [FeatureDistance(few_digits, network)]
         return [metric(noise(20), labels_of(2)) for metric in metrics]
@@ -251,7 +253,7 @@ def test_the_real_side_is_that_of_these_weights_images_and_options(few_digits, s
     seen = []
     for _ in range(2):
         used = distances()
-        real_side.forget()
+        REAL_SIDES.clear()
         assert used == distances() and not set(used) & set(seen) and len(set(used)) == len(used)
         seen += used
         with torch.no_grad():  # trained on in place
@@ -260,16 +262,16 @@ def test_the_real_side_is_that_of_these_weights_images_and_options(few_digits, s
 
 
 def slow_class_relevant(
-    classifier: Classifier, real, images: Tensor, labels: Tensor, cut: int, normalisation: str
+    classifier: Classifier, real, images: Tensor, labels: Tensor, cut: int, normalization: str
 ) -> float:
     """The equation, image by image in double precision, for the maps behind `cut` modules."""
     network = deepcopy(classifier).double()
     front, rest = network.features[:cut], nn.Sequential(*network.features[cut:], network.pool)
 
     def weighted_mean(m: Tensor, activation: Tensor) -> Tensor:
-        if normalisation == "sum":
+        if normalization == "sum":
             return (m * activation).sum() / activation.sum() if activation.sum() > 0 else 0 * m.sum()
-        if normalisation == "max" and activation.max() > 0:
+        if normalization == "max" and activation.max() > 0:
             activation = activation / activation.max()
         return (m * activation).sum() / m.numel()
 
@@ -291,14 +293,14 @@ def slow_class_relevant(
 
 
 @pytest.mark.parametrize(
-    ("layer", "cut", "normalisation"),
+    ("layer", "cut", "normalization"),
     [(-1, 7, "max"), (-1, 7, "none"), (-1, 7, "sum"), (0, 3, "max"), (-2, 3, "sum"), (1, 7, "none")],
 )
-def test_class_relevant_distance_is_its_equation(make, classifier, few_digits, layer, cut, normalisation):
+def test_class_relevant_distance_is_its_equation(make, classifier, few_digits, layer, cut, normalization):
     images = torch.cat([few_digits.batch(1, seeded()).flatten(0, 1), noise(10)])
     labels = torch.arange(10).repeat(2)
-    expected = slow_class_relevant(classifier, few_digits, images, labels, cut, normalisation)
-    metric = make("class_relevant", layer=layer, normalisation=normalisation)
+    expected = slow_class_relevant(classifier, few_digits, images, labels, cut, normalization)
+    metric = make("class_relevant", layer=layer, normalization=normalization)
     assert metric(images, labels) == pytest.approx(expected, rel=1e-4)
 
 
@@ -386,10 +388,10 @@ def test_grad_cam_weights_of_a_pooled_head_are_its_weights(few_digits):
     torch.testing.assert_close(weights, network.classifier.weight[labels].detach())
 
 
-@pytest.mark.parametrize("normalisation", ["max", "sum", "none"])
-def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits, normalisation):
+@pytest.mark.parametrize("normalization", ["max", "sum", "none"])
+def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits, normalization):
     network = PooledNetwork()
-    metric = ClassRelevantDistance(few_digits, network, normalisation=normalisation)
+    metric = ClassRelevantDistance(few_digits, network, normalization=normalization)
     network.classifier.weight.data.fill_(-1)  # no position speaks for any class
     maps = torch.rand(2, 5, 8, 8, generator=seeded())
     assert not metric.reduce(maps, torch.tensor([0, 1])).any()
@@ -398,7 +400,7 @@ def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits, nor
 def test_features_weighted_by_a_map_of_sum_one_keep_their_size(few_digits):
     network = PooledNetwork()
     network.classifier.weight.data.fill_(1)
-    metric = ClassRelevantDistance(few_digits, network, normalisation="sum")
+    metric = ClassRelevantDistance(few_digits, network, normalization="sum")
     maps = torch.rand(2, 5, 8, 8, generator=seeded())
     maps[:, 0] = 0.25  # a channel that is the same everywhere has itself as its weighted mean
     torch.testing.assert_close(metric.reduce(maps, torch.tensor([0, 1]))[:, 0], torch.full((2,), 0.25))
@@ -490,7 +492,7 @@ def test_real_images_train_better_than_noise_and_images_under_wrong_labels(make,
     [
         ("class_relevent", {}, "did you mean 'class_relevant'"),
         ("feature", {"batch": 3}, "unknown option of the metric 'feature'"),
-        ("class_relevant", {"normalisation": "maxx"}, "unknown normalisation .* did you mean 'max'"),
+        ("class_relevant", {"normalization": "maxx"}, "unknown normalization .* did you mean 'max'"),
         ("class_relevant", {"layer": 2}, "layer is 2; give -2 to 1, one of the blocks of this ConvNet"),
         ("feature", {"layer": -3}, "layer is -3; give -2 to 1"),
         ("random_feature", {"layer": "last"}, "layer is 'last'; give -2 to 1"),

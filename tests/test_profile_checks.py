@@ -90,7 +90,7 @@ CASES = [
         "objectives.mtt: objective 'mtt' has",
     ),
     ({"surrogate.objectives.mtt.options.student_lr": -1.0}, "surrogate.objectives.mtt: "),
-    ({"metric.options": {"normalisation": "median"}}, "metric: unknown normalisation of class_relevant,"),
+    ({"metric.options": {"normalization": "median"}}, "metric: unknown normalization of class_relevant,"),
     ({"metric.options": {"layer": 7}}, "metric: layer is 7; give"),
 ]
 

@@ -53,7 +53,7 @@ class MetricSettings:
     seed: int = 0
     """Seed of the classifier."""
     options: dict[str, Any] = later(dict)
-    """Options of the metric itself, such as `layer` or `normalisation` of class_relevant."""
+    """Options of the metric itself, such as `layer` or `normalization` of class_relevant."""
     held_out: float = later(0.25)
     """Share of the training images that `accuracy` is measured on and its search does not see."""
 

@@ -232,11 +232,11 @@ class MeasureTask(Task):
         """Guess of the seconds on one core."""
         s, real = self.settings, known_real(self.settings.data).train
         images = s.ipc * len(real.classes)
-        calls = {"accuracy": 300 * images, "loss": 4 * DistillTask(s).matching(images)}  # 100 epochs, 4 steps
+        matching = DistillTask(s).matching(images)
         iterates = 1 + s.search.steps // s.search.select_every
         networks = (METRICS.default(name, "networks", 1) for name in self.names)
         passes = sum(networks) * len(real.images)
-        passes += sum(iterates * calls.get(name, images) for name in self.names)
+        passes += sum(iterates * METRICS.get(name).passes(images, matching) for name in self.names)
         return passes * network_seconds(s.metric.network, real)
 
     def place(self, store: Store, version: Versions = current) -> Path:

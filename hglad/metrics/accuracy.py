@@ -8,15 +8,16 @@ from torch import Tensor
 from hglad.data.augmentation import DSA
 from hglad.data.datasets import RealData
 from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
-from hglad.metrics.draws import seeded, untrained
-from hglad.metrics.registry import register_metric
+from hglad.metrics import Metric, register_metric, seeded, untrained
 from hglad.networks import Classifier, require
 
 VERSION = 1  # raise when the same images give another error rate
 
+EPOCHS = 100
+
 
 @register_metric("accuracy")
-class HeldOutErrorRate:
+class HeldOutErrorRate(Metric):
     """100 minus the accuracy in percent of networks trained on the candidate alone, on held-out real images.
 
     Args:
@@ -36,7 +37,7 @@ class HeldOutErrorRate:
         classifier: Classifier,
         held_out: RealData,
         networks: int = 1,
-        epochs: int = 100,
+        epochs: int = EPOCHS,
         seed: int = 0,
         augmentation: str = DSA,
     ) -> None:
@@ -46,15 +47,17 @@ class HeldOutErrorRate:
         self.networks, self.seed = networks, seed
         self.training = TrainingSettings(epochs, lr=0.01, augmentation=augmentation, ema_decay=None)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> float:
-        """Error rate in percent of images (n, channels, height, width) in [0, 1], taken as they are."""
-        generator = seeded(self.seed)
-        return 100 - fmean(self._accuracy(images.detach(), labels, generator) for _ in range(self.networks))
+    @classmethod
+    def passes(cls, images: int, matching: float) -> float:
+        """As `Metric.passes`: the training of a network."""
+        return 3 * EPOCHS * images
 
     @torch.enable_grad()
-    def _accuracy(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-        network = untrained(self.classifier, generator).requires_grad_()
-        normalize = self.held_out.normalize
-        return accuracy(
-            train_classifier(network, images, labels, normalize, self.training, generator), self.held_out
-        )
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        """As `Metric.__call__`: an error rate in percent, of images that are taken as they are."""
+        rng, normalize, accuracies = seeded(self.seed), self.held_out.normalize, []
+        for _ in range(self.networks):
+            network = untrained(self.classifier, rng).requires_grad_()
+            network = train_classifier(network, images.detach(), labels, normalize, self.training, rng)
+            accuracies.append(accuracy(network, self.held_out))
+        return 100 - fmean(accuracies)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from hglad.data.datasets import RealData
+from hglad.metrics import register_metric
 from hglad.metrics.feature import FeatureDistance
-from hglad.metrics.registry import register_metric
 from hglad.networks import Classifier
 from hglad.registry import unknown
 
 VERSION = 1  # raise when the same images give another distance
 
-NORMALISATIONS = {  # activation maps (n, h, w) -> what they are divided by, up to broadcasting
+NORMALIZATIONS = {  # activation maps (n, h, w) -> what they are divided by, up to broadcasting
     "max": lambda activation: activation.amax(dim=(1, 2), keepdim=True),
     "sum": lambda activation: activation.mean(dim=(1, 2), keepdim=True),  # r_c has the other 1 / hw
     "none": lambda activation: activation.new_ones(()),
@@ -36,19 +36,19 @@ class ClassRelevantDistance(FeatureDistance):
         classifier: network trained on them; it is put in eval mode.
         layer: block whose feature maps are taken, as in `Classifier.feature_maps`; -1: the last. The Grad-CAM
             weights of an earlier one come through the rest of the network.
-        normalisation: of the activation map: "max" (its highest value is 1), "sum" (r_c is the mean of the
+        normalization: of the activation map: "max" (its highest value is 1), "sum" (r_c is the mean of the
             features weighted by it) or "none" (it grows with the logit).
 
     Raises:
-        HgladError: no such block, a network whose maps do not give its logits, an unknown normalisation.
+        HgladError: no such block, a network whose maps do not give its logits, an unknown normalization.
     """
 
     def __init__(
-        self, real: RealData, classifier: Classifier, layer: int = -1, normalisation: str = "max"
+        self, real: RealData, classifier: Classifier, layer: int = -1, normalization: str = "max"
     ) -> None:
-        if normalisation not in NORMALISATIONS:
-            raise unknown("normalisation of class_relevant,", normalisation, list(NORMALISATIONS))
-        self.normalisation = normalisation
+        if normalization not in NORMALIZATIONS:
+            raise unknown("normalization of class_relevant,", normalization, list(NORMALIZATIONS))
+        self.normalization = normalization
         super().__init__(real, classifier, layer)
 
     def reduce(self, maps: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class ClassRelevantDistance(FeatureDistance):
     def activation(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Activation maps A_c (n, h, w) of feature maps (n, K, h, w)."""
         activation = torch.einsum("nk,nkhw->nhw", self.grad_cam_weights(maps, labels), maps).relu()
-        return activation / NORMALISATIONS[self.normalisation](activation).clamp(min=1e-12)
+        return activation / NORMALIZATIONS[self.normalization](activation).clamp(min=1e-12)
 
     @torch.enable_grad()
     def grad_cam_weights(self, maps: Tensor, labels: Tensor) -> Tensor:

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from hglad.data.datasets import RealData
-from hglad.metrics.draws import seeded
-from hglad.metrics.registry import register_metric
+from hglad.metrics import Metric, register_metric, seeded
 from hglad.networks import require
 from hglad.objectives import Objective
 
 VERSION = 1  # raise when the same images and the same objective give another loss
 
+DRAWS = 4
+
 
 @register_metric("loss")
-class MatchingLoss:
+class MatchingLoss(Metric):
     """Mean loss of the matching objective over a few draws, the same ones for every candidate.
 
     A draw is what one step of the search draws: network or expert, real batch, augmentation. The objective is
@@ -32,21 +33,26 @@ class MatchingLoss:
         HgladError: an impossible number of draws or seed; in a call, what `Objective.gradient` refuses.
     """
 
-    def __init__(self, real: RealData, objective: Objective, draws: int = 4, seed: int = 0) -> None:
+    def __init__(self, real: RealData, objective: Objective, draws: int = DRAWS, seed: int = 0) -> None:
         require("the metric 'loss'", draws=draws)
         seeded(seed)  # refuses an impossible one
         self.real, self.objective = real, deepcopy(objective)
         self.state = deepcopy(self.objective.state_dict())
         self.draws, self.seed = draws, seed
 
+    @classmethod
+    def passes(cls, images: int, matching: float) -> float:
+        """As `Metric.passes`: the steps of the objective."""
+        return DRAWS * matching
+
     @torch.enable_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> float:
-        """Loss of images (n, channels, height, width) in [0, 1], equally many of each class."""
+        """As `Metric.__call__`; of images equally many of each class, sorted or not."""
         order = labels.to(images.device).argsort(stable=True)  # as objectives ask for
-        images, labels, generator = images.detach()[order], labels.to(images.device)[order], seeded(self.seed)
-        return torch.stack([self._draw(images, labels, generator) for _ in range(self.draws)]).mean().item()
-
-    def _draw(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        self.objective.load_state_dict(self.state)
-        _, logs = self.objective.gradient(images, labels, self.real, generator)
-        return logs["loss"]
+        images, labels, rng = images.detach()[order], labels.to(images.device)[order], seeded(self.seed)
+        losses = []
+        for _ in range(self.draws):
+            self.objective.load_state_dict(self.state)
+            _, logs = self.objective.gradient(images, labels, self.real, rng)
+            losses.append(logs["loss"])
+        return torch.stack(losses).mean().item()

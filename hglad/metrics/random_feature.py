@@ -5,16 +5,15 @@ from statistics import fmean
 from torch import Tensor
 
 from hglad.data.datasets import RealData
-from hglad.metrics.draws import seeded, untrained
+from hglad.metrics import Metric, register_metric, seeded, untrained
 from hglad.metrics.feature import FeatureDistance
-from hglad.metrics.registry import register_metric
 from hglad.networks import Classifier, require
 
 VERSION = 1  # raise when the same images give another distance
 
 
 @register_metric("random_feature")
-class RandomFeatureDistance:
+class RandomFeatureDistance(Metric):
     """Mean feature distance under several untrained networks, each of which sees both sides.
 
     Args:
@@ -32,11 +31,9 @@ class RandomFeatureDistance:
         self, real: RealData, classifier: Classifier, networks: int = 5, seed: int = 0, layer: int = -1
     ) -> None:
         require("the metric 'random_feature'", networks=networks)
-        generator = seeded(seed)
-        self.distances = [
-            FeatureDistance(real, untrained(classifier, generator), layer) for _ in range(networks)
-        ]
+        rng = seeded(seed)
+        self.distances = [FeatureDistance(real, untrained(classifier, rng), layer) for _ in range(networks)]
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
-        """Distance of images (n, channels, height, width) in [0, 1]."""
+        """As `Metric.__call__`."""
         return fmean(distance(images, labels) for distance in self.distances)

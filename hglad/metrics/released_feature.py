@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 
 from hglad.data.datasets import RealData
-from hglad.metrics.draws import seeded, untrained
-from hglad.metrics.feature import class_images, parts_of
-from hglad.metrics.real_side import real_side
-from hglad.metrics.registry import register_metric
+from hglad.metrics import Metric, parts_of, real_side, register_metric, seeded, untrained
 from hglad.networks import Classifier, require
 
 VERSION = 1  # raise when the same images give another distance
 
 
 @register_metric("released_feature")
-class ReleasedFeatureDistance:
+class ReleasedFeatureDistance(Metric):
     """Squared distance of mean feature maps (K, h, w) of untrained networks that differ, summed over classes.
 
     Args:
@@ -40,20 +37,15 @@ class ReleasedFeatureDistance:
         self, real: RealData, classifier: Classifier, networks: int = 5, seed: int = 0, layer: int = -1
     ) -> None:
         require("the metric 'released_feature'", networks=networks)
-        self.real, self.layer, generator = real, layer, seeded(seed)
-        self.real_maps = sum(
-            self._class_maps(untrained(classifier, generator)) / networks for _ in range(networks)
-        )  # (class, K, h, w)
-        self.network = untrained(classifier, generator)
+        self.real, self.layer, rng = real, layer, seeded(seed)
 
-    def _class_maps(self, network: Classifier) -> Tensor:
-        """Mean feature maps of every class of the real set, (class, K, h, w)."""
+        def maps_of_real(network: Classifier) -> Tensor:
+            options = type(self), layer
+            return real_side(real, network, options, lambda images, _: self.mean_maps(network, images))
 
-        def compute() -> Tensor:
-            labels = range(len(self.real.classes))
-            return torch.stack([self.mean_maps(network, class_images(self.real, c)) for c in labels])
-
-        return real_side(self.real, network, (type(self), self.layer), compute)
+        drawn = (untrained(classifier, rng) for _ in range(networks))
+        self.real_maps = sum(maps_of_real(network) / networks for network in drawn)  # (class, K, h, w)
+        self.network = untrained(classifier, rng)
 
     @torch.no_grad()
     def mean_maps(self, network: Classifier, images: Tensor) -> Tensor:
@@ -65,9 +57,7 @@ class ReleasedFeatureDistance:
         return sum(maps) / len(images)
 
     def __call__(self, images: Tensor, labels: Tensor) -> float:
-        """Distance of images (n, channels, height, width) in [0, 1]."""
-        distances = [
-            (self.mean_maps(self.network, images[labels == label]) - real).square().sum()
-            for label, real in enumerate(self.real_maps)
-        ]
+        """As `Metric.__call__`."""
+        ours = (self.mean_maps(self.network, images[labels == c]) for c in range(len(self.real_maps)))
+        distances = [(x - real).square().sum() for x, real in zip(ours, self.real_maps, strict=True)]
         return torch.stack(distances).sum().item()

@@ -32,8 +32,8 @@ VARIANTS = {  # further settings of the search: each changes what a step or the 
 }
 METRICS = {
     "class_relevant": {},
-    "class_relevant sum": {"layer": 1, "normalisation": "sum"},
-    "class_relevant none": {"normalisation": "none"},
+    "class_relevant sum": {"layer": 1, "normalization": "sum"},
+    "class_relevant none": {"normalization": "none"},
     "feature": {"layer": 0},
     "random_feature": {"networks": 2},
     "released_feature": {"networks": 2},
