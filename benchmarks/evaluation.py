@@ -25,10 +25,11 @@ from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import DataSet, load_data
 from hglad.evaluation.baselines import random_real
 from hglad.evaluation.evaluate import evaluate
-from hglad.evaluation.training import SCHEDULES, TrainingSettings, accuracy, confusion_matrix
+from hglad.evaluation.training import SCHEDULES, accuracy, confusion_matrix
 from hglad.networks import create_network
 from hglad.networks.pooling import AveragePool
 from hglad.runtime import keep_freed_memory
+from hglad.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -138,21 +139,21 @@ def cases(device: str, quick: bool) -> list[Case]:
     """Five ConvNet-3 at 32 px on 10 and on 100 images, in both precisions, and two tests; `quick`: tiny."""
     glad = TrainingSettings()
     if quick:
-        small = replace(glad, epochs=30, lr=0.01, ema_decay=0.9)
+        small = glad.changed(epochs=30, lr=0.01, ema_decay=0.9)
         problems = {"1 image per class, tiny": Problem(small, size=16, width=8, repeats=2)}
     else:
         problems = {
             "1 image per class, 1,000 epochs": Problem(glad),
-            "1 image per class, 100 epochs": Problem(replace(glad, epochs=100, lr=0.01, ema_decay=0.9)),
+            "1 image per class, 100 epochs": Problem(glad.changed(epochs=100, lr=0.01, ema_decay=0.9)),
             "10 images per class, 20 epochs": Problem(
-                replace(glad, epochs=20, lr=0.01, ema_decay=0.8), ipc=10
+                glad.changed(epochs=20, lr=0.01, ema_decay=0.8), ipc=10
             ),
         }
     found = []
     for name, problem in problems.items():
         for precision in ("float32", "bfloat16"):
             own = replace(problem, device=device)
-            fast = replace(own, training=replace(own.training, precision=precision))
+            fast = replace(own, training=own.training.changed(precision=precision))
             found.append(Case(f"{name}, {precision}", partial(_fast_step, fast), partial(_plain_step, own)))
     large = {"ResNet-18": {"name": "resnet18"}, "ViT": {"name": "vit"}}
     tested = {"tiny": {"name": "convnet", "depth": 2, "width": 8}} if quick else large

@@ -19,11 +19,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from hglad.bench import Case, Step, seeded
-from hglad.data.augmentation import DSA, Augmentation, Transform
+from hglad.data.augmentation import Augmentation, Transform
 from hglad.data.datasets import RealData, draw
 from hglad.networks import Classifier, create_network, initialize
 from hglad.objectives import create_objective
 from hglad.objectives.experts import Experts, expert_file
+from hglad.settings import DSA
 from hglad.storage import write_tensors
 
 STUDENT_LR = 0.01

@@ -14,8 +14,9 @@ import torch
 from hglad.data.datasets import load_data
 from hglad.networks import create_network
 from hglad.objectives import create_objective
-from hglad.objectives.experts import Experts, ExpertSettings, train_expert
+from hglad.objectives.experts import Experts, train_expert
 from hglad.provenance import device_name
+from hglad.settings import ExpertSettings
 
 NETWORK = {"name": "convnet", "depth": 3, "width": 32}
 AUGMENTATION = "color_crop_cutout_scale_rotate"

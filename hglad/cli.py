@@ -242,17 +242,15 @@ def experts(
     device: Device = "cpu",
 ) -> None:
     """Train expert trajectories for trajectory matching."""
-    from dataclasses import replace
-
     from hglad.experiments.profile_file import read_profile
     from hglad.experiments.runner import run_all
     from hglad.experiments.store import Store
     from hglad.experiments.tasks import expert_tasks
-    from hglad.objectives.experts import ExpertSettings
+    from hglad.settings import ExpertSettings
 
     profile = read_profile(config)
     settings = profile.objective("mtt").experts or ExpertSettings()
-    settings = replace(settings, count=count or settings.count)
+    settings = settings.changed(count=count or settings.count)
     store = Store.of_profile(profile.profile, results)
     tasks = expert_tasks(profile.data, profile.surrogate.network, settings)
     run_all(tasks, store, cores, device)

@@ -1,13 +1,13 @@
 """Variants of the paper's search: each differs in one part, and can be planned and run."""
 
-from dataclasses import asdict, replace
-
 import pytest
+from replacing import replace
 
 from hglad.experiments.ablations import LAST, PAPER, RELEASED, audit, parts
 from hglad.experiments.presets import paper, released
-from hglad.experiments.profile import MetricSettings, changed
-from hglad.search.stages import SearchSettings, plan_stages
+from hglad.experiments.profile import changed
+from hglad.search.stages import plan_stages
+from hglad.settings import MetricSettings, SearchSettings
 
 LAYERS = ("input", "L0", "L1", "L2", "pixels")
 FLOPS = (8.0, 6.0, 4.0, 2.0, 0.0)
@@ -20,7 +20,7 @@ def resolved(variant) -> tuple[SearchSettings, MetricSettings]:
 
 
 def differing(first, second) -> set[str]:
-    a, b = (asdict(x[0]) | {f"metric.{k}": v for k, v in asdict(x[1]).items()} for x in (first, second))
+    a, b = (vars(x[0]) | {f"metric.{k}": v for k, v in vars(x[1]).items()} for x in (first, second))
     return {key for key in a if a[key] != b[key]}
 
 

@@ -5,8 +5,9 @@ from math import cos, radians, sin
 import pytest
 import torch
 
-from hglad.data.augmentation import DSA, STRATEGIES, Augmentation, Transform
+from hglad.data.augmentation import STRATEGIES, Augmentation, Transform
 from hglad.errors import HgladError
+from hglad.settings import DSA
 
 NAMES = DSA.split("_")
 

@@ -1,11 +1,11 @@
 """Sets that nothing was optimised for, against the definitions worked out by brute force."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from replacing import replace
 from torch import Tensor
 
 from hglad.data.datasets import RealData, load_data
@@ -14,10 +14,10 @@ from hglad.evaluation import baselines
 from hglad.evaluation.baselines import class_mean, full_set, herding, k_center, random_real, samples
 from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet, to_uint8
-from hglad.evaluation.training import TrainingSettings
 from hglad.networks import Classifier, create_network
 from hglad.priors.base import Latents
 from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.settings import TrainingSettings
 
 SELECTIONS = [herding, k_center]
 CLASSES = range(10)

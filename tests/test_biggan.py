@@ -2,10 +2,11 @@
 
 import math
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
+from replacing import replace
 from torch import nn
 from torch.nn import functional as F
 

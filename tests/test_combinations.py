@@ -1,9 +1,8 @@
 """Settings that are right one by one and cannot be together are refused when a profile is read."""
 
-from dataclasses import replace
-
 import pytest
 import yaml
+from replacing import replace
 from smoke_profile import SMOKE, changed
 
 from hglad.errors import HgladError
@@ -32,7 +31,7 @@ CASES = [
     ({"profile": "../up"}, "profile is '../up': expected a name"),
     ({"data": {"name": "folder", "resolution": 8}}, "data.root is missing: an image folder needs its root"),
     ({"data": {"name": "folder", "root": "x"}}, "data.resolution is missing: an image folder needs"),
-    ({"data.resolution": 0}, "data.resolution is 0: expected 1 pixel or more"),
+    ({"data.resolution": 0}, "data.resolution is 0: expected at least 1"),
     ({"surrogate.objectives.mtt": {}}, "mtt.experts is missing: mtt matches trajectories of networks that"),
     ({"sets.objectives": ["mtt"], **MTT_FREE}, "surrogate.objectives.mtt.experts is missing"),
     ({"surrogate.objectives.dc.ipc": [10]}, "dc.ipc has 10: expected some of sets.ipc, [1]"),

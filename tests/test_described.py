@@ -1,14 +1,13 @@
 """Records of data sets: results can be named and read where the images are not."""
 
-from dataclasses import replace
-
 import pytest
 import torch
+from replacing import replace
 
 from hglad.cli import main
-from hglad.data.datasets import DataSettings
 from hglad.data.described import described, record, record_file
 from hglad.search import distillation
+from hglad.settings import DataSettings
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 """Distilling one set: folder and card, fingerprint, and the same images after a stop at any moment."""
 
-import dataclasses
 import random
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from replacing import replace
 
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet, to_uint8
-from hglad.evaluation.training import TrainingSettings
-from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.experiments.profile_file import profile_from
 from hglad.experiments.versions import MODULES
 from hglad.metrics import create_metric
@@ -22,7 +18,7 @@ from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.search import checkpoint
 from hglad.search import distillation as module
 from hglad.search.distillation import DistillationSettings, distill, load_real, train_metric_classifier
-from hglad.search.stages import SearchSettings
+from hglad.settings import DataSettings, MetricSettings, SearchSettings, SurrogateSettings, TrainingSettings
 from hglad.storage import read_metadata, read_tensors, write_tensors
 
 DATA = DataSettings("digits", resolution=8)
@@ -210,7 +206,7 @@ WORDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(SearchSettings) if f.name != "memory"])
+@pytest.mark.parametrize("name", [name for name in SearchSettings.model_fields if name != "memory"])
 def test_every_setting_of_the_search_changes_the_fingerprint(settings, name):
     settings = replace(settings, kind="single")
     value = WORDS[name] if name in WORDS else getattr(SEARCH, name) + 1

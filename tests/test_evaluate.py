@@ -7,13 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from replacing import replace
 
 from hglad import storage
 from hglad.data.datasets import DataSet, load_data
@@ -23,7 +23,8 @@ from hglad.evaluation import training as training_module
 from hglad.evaluation.baselines import full_set, random_real
 from hglad.evaluation.evaluate import evaluate, evaluate_file, score_table
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import TrainingSettings, protocol, train_classifier
+from hglad.evaluation.training import protocol, train_classifier
+from hglad.settings import TrainingSettings
 from hglad.storage import read_tensors, write_tensors
 
 SMALL = {"ConvNet": {"name": "convnet", "depth": 2, "width": 8}}

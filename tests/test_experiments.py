@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 import torch
 import yaml
 from joblib.externals.loky import get_reusable_executor
+from replacing import replace
 
 from hglad.analysis.claims import CLAIMS
 from hglad.analysis.laboratory import Laboratory
 from hglad.analysis.report.claims import findings
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate as evaluation_module
 from hglad.evaluation.training import confusion_matrix
@@ -46,7 +45,7 @@ from hglad.experiments.versions import MODULES
 from hglad.metrics import create_metric
 from hglad.paths import PROJECT
 from hglad.search.distillation import data_hash, known_real, load_real
-from hglad.settings import fingerprint
+from hglad.settings import DataSettings, fingerprint
 from hglad.storage import read_json, write_json
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}

@@ -3,24 +3,17 @@
 import json
 import os
 import struct
-from dataclasses import replace
 
 import pytest
 import torch
+from replacing import replace
 from torch.nn.functional import cross_entropy
 
 from hglad import storage
 from hglad.errors import HgladError
 from hglad.networks import create_network
-from hglad.objectives.experts import (
-    Experts,
-    ExpertSettings,
-    expert_card,
-    expert_file,
-    experts_key,
-    train_expert,
-)
-from hglad.settings import derive_seed
+from hglad.objectives.experts import Experts, expert_card, expert_file, experts_key, train_expert
+from hglad.settings import ExpertSettings, derive_seed
 from hglad.storage import read_tensors
 
 SETTINGS = ExpertSettings(count=2, epochs=4, lr=0.02, batch_size=32)
@@ -152,8 +145,8 @@ def test_a_loss_that_is_not_finite_stops_an_expert(few_digits, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"count": 0}, "experts.count is 0: expected at least 1"),
-        ({"epochs": 0}, "epochs and batch_size is .0, 256."),
+        ({"count": 0}, "count is 0: expected at least 1"),
+        ({"epochs": 0}, "epochs is 0: expected at least 1"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"augmentation": "flop"}, "did you mean 'flip'"),
     ],

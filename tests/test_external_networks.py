@@ -15,7 +15,6 @@ from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.evaluation.baselines import random_real
 from hglad.evaluation.evaluate import evaluate
-from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.experiments.tasks import ClassifierTask
 from hglad.networks import NETWORKS, create_network, initialize
@@ -23,7 +22,7 @@ from hglad.networks.chunks import CACHE, chunk_size, separable
 from hglad.networks.initialization import dropout_from
 from hglad.objectives import Derivatives, double_backward, forward_over_reverse
 from hglad.objectives.dm import DistributionMatching
-from hglad.settings import to_dict
+from hglad.settings import TrainingSettings, to_dict
 
 PUBLISHED = {  # parameters with 1000 classes, as the libraries' documentation has them
     "torchvision:resnet18": 11_689_512,

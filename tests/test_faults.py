@@ -3,7 +3,6 @@
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -12,26 +11,31 @@ import pytest
 import torch
 from faults import fill, mounted, read_only
 from nbformat.v4 import new_code_cell, new_notebook
+from replacing import replace
 from torchvision.utils import save_image
 
 from hglad import storage
 from hglad.book.notebooks import execute
 from hglad.cli import main
-from hglad.data.datasets import DataSettings, load_data
+from hglad.data.datasets import load_data
 from hglad.errors import HgladError, HgladWarning
-from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.evaluation_task import EvaluateTask
-from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.experiments.runner import run_all
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import ClassifierTask, DistillTask, MeasureTask, expert_tasks
-from hglad.objectives.experts import ExpertSettings
 from hglad.priors.training.gan import GANSettings
 from hglad.priors.training.quality import QualitySettings
 from hglad.priors.training.train import PriorSettings, train_prior
 from hglad.search import checkpoint
 from hglad.search.distillation import DistillationSettings, load_real
-from hglad.search.stages import SearchSettings
+from hglad.settings import (
+    DataSettings,
+    ExpertSettings,
+    MetricSettings,
+    SearchSettings,
+    SurrogateSettings,
+    TrainingSettings,
+)
 
 DATA = DataSettings("digits", resolution=8)
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}

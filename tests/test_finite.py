@@ -14,8 +14,8 @@ from hglad.search import checkpoint
 from hglad.search import loop as search
 from hglad.search.finite import FiniteCheck
 from hglad.search.loop import Search
-from hglad.search.stages import SearchSettings
 from hglad.search.state import load_state
+from hglad.settings import SearchSettings
 
 GOOD = torch.zeros(2, 1, 3, 3)
 

@@ -10,7 +10,7 @@ from hglad.analysis.labels import (
 )
 from hglad.metrics import METRICS
 from hglad.objectives import OBJECTIVES
-from hglad.search.stages import KINDS
+from hglad.settings import KINDS
 
 
 def test_every_search_has_a_name_and_unknown_methods_keep_theirs():

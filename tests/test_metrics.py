@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from hglad import metrics as module
 from hglad.errors import HgladError
-from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
+from hglad.evaluation.training import accuracy, train_classifier
 from hglad.metrics import METRICS, REAL_SIDES, create_metric, is_by_class, needs
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.metrics.feature import FeatureDistance
 from hglad.networks import Classifier, create_network
 from hglad.objectives import create_objective
-from hglad.objectives.experts import Experts, ExpertSettings, train_expert
+from hglad.objectives.experts import Experts, train_expert
+from hglad.settings import ExpertSettings, TrainingSettings
 
 NETWORK = {"name": "convnet", "image_shape": (1, 8, 8), "classes": 10, "depth": 2, "width": 8}
 VIT = {"name": "vit", "image_shape": (1, 8, 8), "depth": 2, "dim": 8, "heads": 2, "head_dim": 4, "mlp": 8}

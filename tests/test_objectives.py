@@ -24,8 +24,9 @@ from hglad.objectives import (
 )
 from hglad.objectives.dc import DISTANCES, STATISTICS, layerwise_cosine
 from hglad.objectives.dm import distribution_matching, mean_embedding
-from hglad.objectives.experts import Experts, ExpertSettings, train_expert
+from hglad.objectives.experts import Experts, train_expert
 from hglad.objectives.mtt import StudentStep, match_full, match_tesla
+from hglad.settings import ExpertSettings
 from hglad.storage import read_tensors
 
 FIXTURE = Path(__file__).parent / "fixtures" / "matching.safetensors"

@@ -7,22 +7,20 @@ own error; what a system does that refuses memory is real.
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from faults import in_a_process
+from replacing import replace
 from torch import Tensor, nn
 
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate as evaluation
 from hglad.evaluation.baselines import random_real
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import Ensemble, TrainingSettings, predict, train_classifier
-from hglad.experiments.profile import MetricSettings, SurrogateSettings
+from hglad.evaluation.training import Ensemble, predict, train_classifier
 from hglad.networks import create_network
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.runtime import is_out_of_memory, within_memory
@@ -33,7 +31,7 @@ from hglad.search.distillation import (
     make_search,
     train_metric_classifier,
 )
-from hglad.search.stages import SearchSettings
+from hglad.settings import DataSettings, MetricSettings, SearchSettings, SurrogateSettings, TrainingSettings
 from hglad.storage import read_metadata
 
 

@@ -1,7 +1,6 @@
 """The figures show the numbers they are given, in one colour per method, and are the same bytes each time."""
 
 import io
-from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib
@@ -12,6 +11,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
+from replacing import replace
 from result_frames import make_distances, make_variants
 
 from hglad.analysis import plots, report, selection

@@ -1,18 +1,15 @@
 """What every family of generators has to do, and untrained generators by recipe."""
 
-from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
+from replacing import replace
 from torch.nn.utils import parameters_to_vector
 
 from hglad.analysis.report import prior_table
 from hglad.cli import main
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation.training import TrainingSettings
-from hglad.experiments.profile import MetricSettings, SurrogateSettings
 from hglad.priors import PRIORS, Latents, load_prior, prior_card, prior_hash, recipe, save_prior
 from hglad.priors.biggan import BigGANSettings
 from hglad.priors.registry import family, generator_settings, kind_of
@@ -21,8 +18,14 @@ from hglad.priors.training.gan import GANSettings, GANTraining
 from hglad.priors.training.quality import QualitySettings
 from hglad.priors.training.train import PriorSettings, read_prior_settings, train_prior
 from hglad.search.distillation import DistillationSettings, distill
-from hglad.search.stages import SearchSettings
-from hglad.settings import to_dict
+from hglad.settings import (
+    DataSettings,
+    MetricSettings,
+    SearchSettings,
+    SurrogateSettings,
+    TrainingSettings,
+    to_dict,
+)
 
 TINY = {  # generators of 8 px digits
     "biggan": BigGANSettings(

@@ -2,14 +2,14 @@
 
 import math
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import import_module
 
 import pytest
 import torch
+from replacing import replace
 
 from hglad import storage
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation import training as training_module
 from hglad.networks import create_network
@@ -27,6 +27,7 @@ from hglad.priors.training.discriminator import Discriminator, FeatureDiscrimina
 from hglad.priors.training.gan import GANSettings, GANTraining, discriminator_loss, generator_loss
 from hglad.priors.training.quality import QualitySettings, draw_samples, frechet_distance, measure_quality
 from hglad.priors.training.train import PriorSettings, read_prior_settings, train_prior
+from hglad.settings import DataSettings
 from hglad.storage import read_json, read_tensors, write_json
 
 files = import_module("hglad.priors.files")

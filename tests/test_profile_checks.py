@@ -1,11 +1,11 @@
 """What does not fit the images and the generator is found before anything runs, in one line with its key."""
 
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from replacing import replace
 from smoke_profile import changed
 from torchvision.utils import save_image
 

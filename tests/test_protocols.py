@@ -2,16 +2,16 @@
 
 import re
 from copy import deepcopy
-from dataclasses import asdict
 
 import pytest
 import yaml
 
 from hglad.errors import HgladError
-from hglad.evaluation.training import PROTOCOLS, TrainingSettings, protocol
+from hglad.evaluation.training import protocol
 from hglad.experiments.profile import Profile
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.paths import PROJECT
+from hglad.settings import PROTOCOLS, TrainingSettings
 
 SHARED = {"batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4}
 SHARED |= {"precision": "float32", "test_precision": "float32"}
@@ -37,7 +37,7 @@ def profile_with(**evaluation) -> Profile:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_are_the_published_ones(name):
-    assert asdict(protocol(name)) == SHARED | PUBLISHED[name]
+    assert vars(protocol(name)) == SHARED | PUBLISHED[name]
 
 
 def test_only_glad_trains_vgg_at_a_rate_of_its_own():
@@ -48,10 +48,10 @@ def test_only_glad_trains_vgg_at_a_rate_of_its_own():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_profile_takes_a_protocol_and_its_own_keys_over_it(name):
-    assert asdict(profile_with(protocol=name).evaluation.training) == SHARED | PUBLISHED[name]
+    assert vars(profile_with(protocol=name).evaluation.training) == SHARED | PUBLISHED[name]
     own = {"epochs": 7, "ema_decay": None}
     found = profile_with(protocol=name, training=own).evaluation.training
-    assert asdict(found) == SHARED | PUBLISHED[name] | own
+    assert vars(found) == SHARED | PUBLISHED[name] | own
 
 
 def test_without_a_name_the_protocol_is_that_of_glad():
@@ -66,17 +66,20 @@ def test_the_protocol_does_not_reach_the_full_set():
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        ({"protocol": "gladd"}, "unknown evaluation protocol 'gladd': did you mean 'glad'?"),
-        ({"protocol": ["dc"]}, "unknown evaluation protocol ['dc']: expected one of dc, dm, glad"),
-        ({"protocol": None}, "unknown evaluation protocol None: expected one of dc, dm, glad"),
+        ({"protocol": "gladd"}, "protocol is 'gladd': expected 'glad', 'dm' or 'dc'; did you mean 'glad'?"),
+        ({"protocol": ["dc"]}, "protocol is ['dc']: expected 'glad', 'dm' or 'dc'"),
+        ({"protocol": None}, "protocol is None: expected 'glad', 'dm' or 'dc'"),
         ({"protocol": "dc", "training": {"epoch": 3}}, "unknown key 'evaluation.training.epoch': did you"),
-        ({"training": 3}, "evaluation.training is 3: expected a mapping of keys to values"),
-        ({"training": {"precision": "float16"}}, "precision is 'float16'; give float32 or bfloat16"),
+        ({"training": 3}, "evaluation.training is 3 (int): expected a mapping of keys to values"),
+        ({"training": {"precision": "float16"}}, "precision is 'float16': expected 'float32' or 'bfloat16'"),
         ({"networks": {"VGG": {"lr": 1.0e-4}}}, "evaluation.networks has 'VGG': did you mean 'VGG-11'?"),
         ({"networks": {"VGG-11": {"rate": 1.0}}}, "unknown key 'evaluation.networks.VGG-11.rate'"),
         ({"networks": {"VGG-11": 1.0e-4}}, "evaluation.networks.VGG-11 is 0.0001: expected a mapping"),
         ({"networks": {"VGG-11": None}}, "evaluation.networks.VGG-11 is None: expected a mapping"),
-        ({"networks": {"VGG-11": {"lr": "1e-4"}}}, "expected float; YAML reads 1e-2 as text: write 1.0e-2"),
+        (
+            {"networks": {"VGG-11": {"lr": "1e-4"}}},
+            "expected a number; YAML reads 1e-2 as text: write 1.0e-2",
+        ),
         ({"networks": ["VGG-11"]}, "evaluation.networks is ['VGG-11'] (list): expected a mapping"),
     ],
 )
@@ -106,4 +109,4 @@ def test_changes_for_an_architecture_come_over_those_for_an_objective():
 def test_the_profile_of_the_baselines_is_trained_as_dc_was():
     training = read_profile(PROJECT / "configs" / "cifar10-baselines.yaml").training("ConvNet-3")
     own = {"augmentation": "", "precision": "bfloat16"}
-    assert asdict(training) == SHARED | PUBLISHED["dc"] | own
+    assert vars(training) == SHARED | PUBLISHED["dc"] | own

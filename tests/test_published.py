@@ -20,11 +20,10 @@ from hglad.analysis.published import (
 )
 from hglad.analysis.statistics import NETWORKS_NAME
 from hglad.cli import main
-from hglad.data.augmentation import DSA
 from hglad.errors import HgladError
-from hglad.evaluation.training import GLAD_PROTOCOL
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
+from hglad.settings import DSA, GLAD_PROTOCOL
 from hglad.storage import write_json, write_tensors
 
 

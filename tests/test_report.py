@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from replacing import replace
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 from smoke_profile import changed
 
@@ -18,13 +18,13 @@ from hglad.analysis import report
 from hglad.analysis.labels import LABELS
 from hglad.analysis.laboratory import Laboratory, open_experiment
 from hglad.evaluation.sets import to_uint8
-from hglad.evaluation.training import GLAD_PROTOCOL
 from hglad.experiments.definitions import baselines, cross_architecture, glad_baseline
 from hglad.experiments.profile import Profile
 from hglad.experiments.profile_file import profile_from
 from hglad.experiments.runner import run_all
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
+from hglad.settings import GLAD_PROTOCOL
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 QUICK = {"epochs": 1, "batch_size": 256, "lr": 0.1, "augmentation": "", "ema_decay": None}

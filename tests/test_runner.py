@@ -1,11 +1,10 @@
 """Which tasks a plan holds when several have one result."""
 
-from dataclasses import replace
+from replacing import replace
 
-from hglad.data.datasets import DataSettings
-from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.runner import required
+from hglad.settings import DataSettings, TrainingSettings
 
 ONE_EPOCH = TrainingSettings(epochs=1, lr=0.01, schedule="constant", ema_decay=None)
 

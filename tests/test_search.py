@@ -1,11 +1,11 @@
 """The one loop: stages, steps against other implementations, selection, the same bits after a stop."""
 
 import gc
-from dataclasses import replace
 from itertools import count, pairwise
 
 import pytest
 import torch
+from replacing import replace
 
 from hglad.data import augmentation as augment
 from hglad.errors import HgladError
@@ -18,8 +18,8 @@ from hglad.objectives.dm import distribution_matching
 from hglad.priors import Latents, PixelPrior
 from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.search.loop import Search
-from hglad.search.stages import SearchSettings
 from hglad.search.state import SearchState, load_state, save_state
+from hglad.settings import SearchSettings
 from hglad.storage import read_metadata, read_tensors
 
 QUICK = {

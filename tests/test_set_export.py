@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from replacing import replace
 
 from hglad.cli import main
 from hglad.data.datasets import DataSet, from_arrays
@@ -19,9 +19,9 @@ from hglad.errors import HgladError
 from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.export import FORMS, export_set, folder_names
 from hglad.evaluation.sets import DistilledSet, read_set, to_uint8
-from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
+from hglad.settings import TrainingSettings
 from hglad.storage import read_json
 
 NAMES = ("zebra", "ape", "mole")  # not by the alphabet, which `datasets` would sort them by

@@ -1,10 +1,11 @@
 """Settings: what is read, what is refused and in which words, and the fingerprint that names a result."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
 import yaml
+from replacing import replace
 
 from hglad.errors import HgladError
 from hglad.settings import (

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from hglad.data.datasets import load_data
-from hglad.evaluation.training import TrainingSettings, train_classifier
+from hglad.evaluation.training import train_classifier
 from hglad.networks import create_network
 from hglad.priors import load_prior, prior_card
 from hglad.priors.training.quality import draw_samples
+from hglad.settings import TrainingSettings
 
 SHIPPED = pytest.mark.parametrize("name", ["digits-16", "digits-16-biggan"])
 

@@ -1,12 +1,12 @@
 """Results without the images that no page shows: what stays, what is made again, and what others see."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from replacing import replace
 
 from hglad.cli import main
 from hglad.errors import HgladError
@@ -19,8 +19,7 @@ from hglad.experiments.slim import mebibytes, shown, unneeded_images
 from hglad.experiments.staleness import LEFT_OUT, Reasons
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, MeasureTask
-from hglad.search.stages import KINDS
-from hglad.settings import to_dict
+from hglad.settings import KINDS, to_dict
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hglad.experiments.cost import step_flops
 from hglad.experiments.presets import PRESETS, RATES, preset, published_schedule
 from hglad.priors import PixelPrior
 from hglad.priors.biggan import BigGAN, BigGANSettings
-from hglad.search.stages import SearchSettings, plan_stages
-from hglad.settings import from_dict
+from hglad.search.stages import plan_stages
+from hglad.settings import SearchSettings, from_dict
 
 LAYERS = ("input", "L0", "L1", "L2", "pixels")
 FLOPS = (8.0, 6.0, 4.0, 2.0, 0.0)
@@ -43,7 +43,7 @@ def test_pixel_space_has_its_own_rate_and_no_styles():
     [
         ("hierarchy", {}, "unknown search 'hierarchy': expected pixels, single, hierarchical"),
         ("single", {"layer": 5}, "split point 5 does not exist: expected 0 to 4"),
-        ("single", {"layer": -1}, "search.layer is -1: expected a split point, 0 or more"),
+        ("single", {"layer": -1}, "layer is -1: expected at least 0"),
         ("hierarchical", {"stages": (2, 9)}, "split point 9 does not exist"),
         (
             "hierarchical",
@@ -77,7 +77,7 @@ def test_impossible_stages_are_a_clear_error(kind, settings, message):
     ],
 )
 def test_impossible_settings_are_a_clear_error(key, value):
-    with pytest.raises(HgladError, match=rf"search\.{key} is .*: expected "):
+    with pytest.raises(HgladError, match=rf"{key}(\[1\])? .*: expected "):
         SearchSettings(**{key: value})
 
 
@@ -114,7 +114,7 @@ def test_rates_of_each_stage():
 
 def test_a_single_stage_ignores_lists_made_for_the_hierarchy():
     settings = {"shares": [1, 2], "stage_lr_f": [1, 2], "stages": [0, 4], "layer": 1}
-    assert [stage.lr_f for stage in plan("single", **settings)] == [SearchSettings.lr_features]
+    assert [stage.lr_f for stage in plan("single", **settings)] == [SearchSettings().lr_features]
 
 
 @pytest.mark.parametrize("stages", [[0, 1, 2, 3, 4], [2], [3, 4], [1, 0], [0]])

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from time import process_time
 
 import pytest
+from replacing import replace
 
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.staleness import DAMAGED, NEW, Reasons

@@ -1,13 +1,13 @@
 """Generators of higher resolutions, trained as a new head on a stem that stays as it is."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from replacing import replace
 
-from hglad.data.datasets import DataSettings, load_data
+from hglad.data.datasets import load_data
 from hglad.errors import HgladError
 from hglad.experiments.rules import PriorTask
 from hglad.priors import load_prior, prior_card, save_prior
@@ -16,6 +16,7 @@ from hglad.priors.training.gan import GANSettings, GANTraining
 from hglad.priors.training.quality import QualitySettings
 from hglad.priors.training.stem import with_stem
 from hglad.priors.training.train import PriorSettings, fit_to_data, read_prior_settings, train_prior
+from hglad.settings import DataSettings
 
 DATA = DataSettings("digits", resolution=16)
 HEAD = {"up_factor": 2, "layers": 3}

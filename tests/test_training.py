@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from functools import cache, partial
 from math import cos, pi
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from replacing import replace
 from torch import Tensor, nn
 
 from hglad import storage
@@ -19,7 +19,6 @@ from hglad.errors import HgladError
 from hglad.evaluation.training import (
     SCHEDULES,
     Ensemble,
-    TrainingSettings,
     accuracy,
     backward_memory,
     batches,
@@ -31,6 +30,7 @@ from hglad.evaluation.training import (
 )
 from hglad.networks import create_network
 from hglad.networks.chunks import accumulate_gradient
+from hglad.settings import TrainingSettings
 
 PLAIN = TrainingSettings(epochs=1, lr=0.1, schedule="constant", augmentation="", ema_decay=None)
 QUICK = TrainingSettings(epochs=30, batch_size=50, lr=0.05, ema_decay=0.8)

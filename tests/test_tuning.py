@@ -1,12 +1,10 @@
 """Tuning: the same budget for every search, no test image, and the best trial as a profile takes it."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import yaml
+from replacing import replace
 
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.experiments.definitions import layer_count
 from hglad.experiments.profile import Profile, changed
@@ -26,7 +24,7 @@ from hglad.experiments.tuning import (
 )
 from hglad.paths import PROJECT
 from hglad.search.distillation import load_real
-from hglad.search.stages import KINDS
+from hglad.settings import KINDS, DataSettings
 from hglad.storage import read_json
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}

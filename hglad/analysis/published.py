@@ -14,13 +14,13 @@ from safetensors import safe_open
 
 from hglad.analysis.labels import LABELS
 from hglad.analysis.statistics import equal, summarise
-from hglad.data.augmentation import DSA
 from hglad.errors import HgladError
 from hglad.evaluation.sets import images_left_out
 from hglad.evaluation.training import protocol
 from hglad.experiments.store import Store, cell_columns, main_rows
 from hglad.networks.convnet import default_depth
 from hglad.paths import PROJECT
+from hglad.settings import DSA
 from hglad.storage import read_json
 
 OURS = {  # names of methods in data/published.csv that are not those of the rows

@@ -14,11 +14,10 @@ import pandas as pd
 from torchvision.io import encode_png
 
 from hglad.analysis.labels import LABELS, metric_label, objective_label
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet
 from hglad.search.distillation import known_real
-from hglad.settings import from_dict
+from hglad.settings import DataSettings
 from hglad.storage import publish, read_json
 
 
@@ -45,7 +44,7 @@ def write_explorer(folder: Path | str, out: Path | str, rows: Path | str | None 
     if distilled.iterates is None:  # such a set may have no settings either
         page = explorer_page(distilled, ())
     else:
-        data = from_dict(DataSettings, distilled.card["settings"]["data"])
+        data = DataSettings.read(distilled.card["settings"]["data"])
         page = explorer_page(distilled, known_real(data).train.classes, accuracy)
     with publish(out) as draft:
         draft.write_text(page, encoding="utf-8")

@@ -15,25 +15,16 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from hglad.analysis.rendering import write_text
 from hglad.data.augmentation import STRATEGIES
-from hglad.data.datasets import DataSettings, available
-from hglad.evaluation.training import PROTOCOLS, TrainingSettings
+from hglad.data.datasets import available
 from hglad.experiments.definitions import EXPERIMENTS
-from hglad.experiments.profile import (
-    SET_TEXTS,
-    EvaluationSettings,
-    MetricSettings,
-    ObjectiveSettings,
-    Profile,
-    Studies,
-    SurrogateSettings,
-)
+from hglad.experiments.profile import SET_TEXTS, Profile
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES, SHARED
-from hglad.objectives.experts import ExpertSettings
 from hglad.paths import PROJECT
 from hglad.priors import PRIORS
 from hglad.priors.recipe import RecipeSettings
@@ -42,7 +33,19 @@ from hglad.priors.training.gan import GANSettings
 from hglad.priors.training.quality import QualitySettings
 from hglad.priors.training.train import PriorSettings
 from hglad.registry import Registry
-from hglad.search.stages import SearchSettings
+from hglad.settings import (
+    PROTOCOLS,
+    DataSettings,
+    EvaluationSettings,
+    ExpertSettings,
+    MetricSettings,
+    ObjectiveSettings,
+    SearchSettings,
+    Settings,
+    Studies,
+    SurrogateSettings,
+    TrainingSettings,
+)
 
 PAGE = PROJECT / "book" / "profiles.md"
 MARK = "% Below this line: python -m hglad.book.key_docs\n"
@@ -117,6 +120,8 @@ def field_texts(cls: type) -> dict[str, str]:
 def type_in_words(hint: Any) -> str:
     """What a YAML file holds for a type hint, such as "list of whole numbers"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "text"
     if origin in (types.UnionType, typing.Union):
         own = [type_in_words(each) for each in arguments if each is not types.NoneType]
         return " or ".join(own) + (" or null" if types.NoneType in arguments else "")
@@ -124,7 +129,7 @@ def type_in_words(hint: Any) -> str:
         plural = {"whole number": "whole numbers", "number": "numbers", "text": "texts"}
         word = type_in_words(arguments[0])
         return f"list of {plural.get(word, word)}"
-    if origin is dict or is_dataclass(hint):
+    if origin is dict or is_dataclass(hint) or issubclass(hint, Settings):
         return "mapping"
     return WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -135,7 +140,11 @@ def default_in_yaml(value: Any) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
-def _default(field: Field) -> str:
+def _default(field: Field | FieldInfo) -> str:
+    if isinstance(field, FieldInfo):
+        if isinstance(field.default, Settings):
+            return ""
+        return "required" if field.is_required() else f"`{default_in_yaml(field.default)}`"
     if is_dataclass(field.default_factory):
         return ""
     if field.default_factory is not MISSING:
@@ -148,22 +157,23 @@ def _entry(name: str, facts: str, text: str) -> str:
     return f"`{name}`{facts and f' <small>{facts}</small>'}\n: {text}\n"
 
 
-def _key_entry(field: Field, hint: Any, text: str, heading: str | None) -> str:
+def _key_entry(name: str, field: Field | FieldInfo, hint: Any, text: str, heading: str | None) -> str:
     default = _default(field)
     facts = [type_in_words(hint), default if default in ("", "required") else f"default {default}"]
     more = f" See {{ref}}`{heading} <{_label(heading)}>`." if heading else ""
-    return _entry(field.name, ", ".join(filter(None, facts)), text + more)
+    return _entry(name, ", ".join(filter(None, facts)), text + more)
 
 
 def _group(group: Group, groups: dict[type, Group]) -> str:
     cls = group.settings
     texts, hints = field_texts(cls), typing.get_type_hints(cls)
     entries = []
-    for field in fields(cls):
-        hint = hints[field.name]
+    own = cls.model_fields if issubclass(cls, Settings) else {field.name: field for field in fields(cls)}
+    for name, field in own.items():
+        hint = hints[name]
         inner = next((groups[each].name for each in (hint, *typing.get_args(hint)) if each in groups), None)
-        heading = REFERENCES.get((cls, field.name), inner)
-        entries.append(_key_entry(field, hint, texts[field.name], heading))
+        heading = REFERENCES.get((cls, name), inner)
+        entries.append(_key_entry(name, field, hint, texts[name], heading))
     under = ", ".join(f"`{path}`" for path in group.paths)
     lead = f"Under {under}. {_first_paragraph(cls)}" if under else _first_paragraph(cls)
     return "\n".join([_heading(group.name), f"{lead}\n", *entries])

@@ -15,10 +15,10 @@ from torch import Tensor
 from hglad.errors import HgladError
 from hglad.networks.initialization import host_rng
 from hglad.registry import unknown
+from hglad.settings import DSA
 
 VERSION = 1  # raise when the same draws give other images
 
-DSA = "color_crop_cutout_flip_scale_rotate"
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_PADDING = 0.125  # of the side
 CUTOUT_SIDE = 0.5  # of the side

@@ -50,26 +50,6 @@ IMAGENET_SUBSETS = {  # ImageNet-1k class indices, in the order of the papers (G
 OTHER_NAMES = {"imagenet-cats": "imagemeow", "imagenet-birds": "imagesquawk", "imagenet-fruits": "imagefruit"}
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """Which real images."""
-
-    name: str = "digits"
-    """Name of a data set (`hglad data list`), or `folder`."""
-    root: str | None = None
-    """Folder of the images where the data set needs one."""
-    resolution: int | None = None
-    """Height and width in pixels; none: the data set's own."""
-    show: bool = True
-    """Whether notebooks show real images; off for data that must not be passed on."""
-    holdout: float = 0.0
-    """Share of the training images in the place of the test images, to tune without these; 0: none."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.holdout < 1:
-            raise HgladError(f"data.holdout is {self.holdout}: expected 0 (none) to below 1")
-
-
 @dataclass(frozen=True, eq=False)
 class RealData:
     """One split of a data set; a class without images or tensors of another form raise `HgladError`."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from hglad.data.datasets import DataSet, DataSettings, RealData
+from hglad.data.datasets import DataSet, RealData
 from hglad.paths import PROJECT
+from hglad.settings import DataSettings
 from hglad.storage import read_json, write_json
 
 FOLDER = PROJECT / "data" / "described"

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Event, Lock
@@ -23,7 +23,6 @@ from hglad.evaluation.sets import DistilledSet, fit_labels, is_own, read_set
 from hglad.evaluation.training import (
     TRAINING_ADVICE,
     Ensemble,
-    TrainingSettings,
     backward_memory,
     confusion_matrix,
     stackable,
@@ -35,7 +34,7 @@ from hglad.networks.initialization import draws
 from hglad.paths import cache_folder
 from hglad.provenance import Stopwatch
 from hglad.runtime import free_memory, is_out_of_memory, out_of_memory, progress_bar
-from hglad.settings import derive_seed, fingerprint, to_dict
+from hglad.settings import TrainingSettings, derive_seed, fingerprint, to_dict
 from hglad.storage import best_effort, read_metadata, read_tensors, write_tensors
 
 Tick = Callable[[int], object]  # is called with the number of epochs that were done since the last call
@@ -334,7 +333,7 @@ def evaluate_file(
         resolution = DistilledSet.load(path).images.shape[-1]
     real = load_data(data, root, resolution, device=device)
     distilled = read_set(path, real.train, **reading)
-    training = {name: replace(protocol_of(protocol, name), **(changes or {})) for name in networks}
+    training = {name: protocol_of(protocol, name).changed(**(changes or {})) for name in networks}
     versions = {"augment": augmentation.VERSION}
     versions |= {f"network {name}": NETWORKS.version(name) for name in sorted(networks)}
     versions["training"] = training_module.VERSION

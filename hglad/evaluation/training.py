@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from math import cos, isfinite, pi
+from math import cos, pi
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.overrides import TorchFunctionMode
 
-from hglad.data.augmentation import DSA, Augmentation
+from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.networks import Classifier
@@ -27,69 +26,13 @@ from hglad.networks.chunks import (
 )
 from hglad.networks.initialization import draws, dropout_from
 from hglad.runtime import within_memory
-from hglad.settings import fingerprint, later, suggestion
+from hglad.settings import PROTOCOLS, TrainingSettings, fingerprint, suggestion
 from hglad.storage import Checkpoint
 
 VERSION = 1  # raise when the same settings train otherwise
 
 Normalize = Callable[[Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a classifier is trained; the defaults are GLaD's evaluation (Cazenavette et al. 2023)."""
-
-    epochs: int = 1000
-    """Passes over the images. Default: GLaD."""
-    batch_size: int = 256
-    """Images per step; the last batch of an epoch may be smaller. Default: GLaD."""
-    lr: float = 0.001
-    """Peak learning rate of SGD. Default: GLaD (0.0001 for VGG-11)."""
-    momentum: float = 0.9
-    """Momentum of SGD. Default: GLaD, DC, DSA, DM."""
-    weight_decay: float = 5e-4
-    """L2 penalty of SGD. Default: GLaD, DC, DSA, DM."""
-    schedule: str = "warmup_cosine"
-    """Over the epochs: "warmup_cosine" rises linearly in the first half, then falls to 0 by a cosine (GLaD);
-    "step" divides lr by 10 after half of them (DC, DSA, DM); "constant" keeps it."""
-    augmentation: str = DSA
-    """DSA strategies joined by "_", drawn per batch with parameters per image; "" for none. Default: GLaD."""
-    ema_decay: float | None = 0.995
-    """Decay of the moving average of the weights, updated once per epoch; None for the last weights. Default:
-    GLaD. It averages about 1 / (1 - decay) epochs: with far fewer epochs the first weights stay in."""
-    precision: str = later("float32")
-    """Format of convolutions and products: "float32", or "bfloat16", faster on processors and GPUs made for
-    it (`hglad bench --suite evaluation`); weights and their average stay in float32."""
-    test_precision: str = later("float32")
-    """Format of the test, as `precision`: faster for a large network, where single images may come out in
-    another class than in float32."""
-
-    def __post_init__(self) -> None:
-        whole = all(isinstance(value, int) and value >= 1 for value in (self.epochs, self.batch_size))
-        _check(whole, "epochs and batch_size", (self.epochs, self.batch_size), "whole numbers of at least 1")
-        _check(self.lr > 0 and isfinite(self.lr), "lr", self.lr, "a positive number")
-        _check(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
-        _check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or a positive number")
-        _check(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
-        _check(
-            self.ema_decay is None or 0 <= self.ema_decay < 1,
-            "ema_decay",
-            self.ema_decay,
-            "None or a number from 0 to below 1",
-        )
-        for key in ("precision", "test_precision"):
-            _check(getattr(self, key) in PRECISIONS, key, getattr(self, key), " or ".join(PRECISIONS))
-        Augmentation(self.augmentation)
-
-
-PRECISIONS = ("float32", "bfloat16")
-
-
-def _check(valid: bool, name: str, value: object, expected: str) -> None:
-    if not valid:
-        raise HgladError(f"the training setting {name} is {value!r}; give {expected}")
-
 
 TRAINING_ADVICE = "lower batch_size, the width of the network or the resolution"
 
@@ -109,24 +52,12 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {  # (epoch from 0, epochs) 
 }
 
 
-GLAD_PROTOCOL = TrainingSettings()
-"""GLaD's and H-GLaD's evaluation; VGG-11 with lr 0.0001."""
-BASE_PROTOCOL = TrainingSettings(lr=0.01, schedule="step", ema_decay=None)
-"""The evaluation of DSA and DM."""
-PROTOCOLS = {
-    "glad": GLAD_PROTOCOL,
-    "dm": BASE_PROTOCOL,
-    "dc": replace(BASE_PROTOCOL, epochs=300, augmentation="crop_scale_rotate"),
-}
-"""`glad`: GLaD and H-GLaD; `dm`: DSA and DM; `dc`: DC, for images that were made without augmentation."""
-
-
 def protocol(name: str, network: str = "convnet") -> TrainingSettings:
     """Training of a registered network by a named protocol; an unknown one raises `HgladError`."""
     if name not in list(PROTOCOLS):  # a list or mapping from a file is no key
         raise HgladError(f"unknown evaluation protocol {name!r}: {suggestion(name, PROTOCOLS)}")
     settings = PROTOCOLS[name]
-    return replace(settings, lr=0.0001) if (name, network) == ("glad", "vgg11") else settings
+    return settings.changed(lr=0.0001) if (name, network) == ("glad", "vgg11") else settings
 
 
 def train_classifier(

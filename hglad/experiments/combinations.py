@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import fields
 
 from hglad.errors import HgladError
 from hglad.experiments.ablations import PAPER, parts
 from hglad.experiments.definitions import EXPERIMENTS, experiments_of
-from hglad.experiments.profile import Profile, Studies
+from hglad.experiments.profile import Profile
 from hglad.experiments.value_checks import check_names
 from hglad.objectives import OBJECTIVES
 from hglad.search.distillation import WITHOUT_GENERATOR, DistillationSettings
+from hglad.settings import Studies
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 NEEDS = {  # experiment -> what it takes
@@ -111,7 +111,7 @@ def _check_studies(profile: Profile) -> None:
     for name in studies.experiments:
         if name not in experiments_of(profile):
             raise HgladError(f"studies.experiments has '{name}', which needs {NEEDS[name]}")
-    asked = {f.name: getattr(studies, f.name) for f in fields(Studies) if f.name.endswith("_seeds")}
+    asked = {key: number for key, number in vars(studies).items() if key.endswith("_seeds")}
     usual = Studies()
     asked = {key: number for key, number in asked.items() if number and number != getattr(usual, key)}
     for key, number in asked.items():

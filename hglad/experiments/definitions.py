@@ -144,7 +144,7 @@ def _source(profile: Profile, method: str, seed: int) -> dict[str, object]:
     if method.startswith("samples"):
         return {"prior": profile.prior, "prior_classes": profile.search.labels}
     return {
-        "classifier": ClassifierTask(profile.data, replace(profile.metric, seed=profile.metric.seed + seed))
+        "classifier": ClassifierTask(profile.data, profile.metric.changed(seed=profile.metric.seed + seed))
     }
 
 
@@ -266,7 +266,7 @@ def cross_architecture(profile: Profile) -> Experiment:
 def _briefly(profile: Profile) -> Profile:
     """The profile with as many networks per set as its studies train."""
     repeats = profile.studies.repeats or profile.evaluation.repeats
-    return replace(profile, evaluation=replace(profile.evaluation, repeats=repeats))
+    return replace(profile, evaluation=profile.evaluation.changed(repeats=repeats))
 
 
 def baselines(profile: Profile) -> Experiment:
@@ -281,7 +281,7 @@ def baselines(profile: Profile) -> Experiment:
 
 def _under(task: EvaluateTask, augmentation: str) -> EvaluateTask:
     """The same evaluation with another augmentation."""
-    training = replace(task.training, augmentation=augmentation)
+    training = task.training.changed(augmentation=augmentation)
     return replace(task, training=training, augmentation=augmentation.replace("_", ", ") or "none")
 
 

@@ -9,11 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hglad.data.datasets import DataSet, DataSettings
+from hglad.data.datasets import DataSet
 from hglad.evaluation import baselines
 from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import TrainingSettings
 from hglad.experiments.cost import network_seconds
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import (
@@ -27,7 +26,7 @@ from hglad.experiments.versions import Versions, current
 from hglad.priors import load_prior, prior_card, prior_hash
 from hglad.provenance import Stopwatch
 from hglad.search.distillation import DistillationSettings, data_hash, known_real, load_real, prior_labels
-from hglad.settings import fingerprint, to_dict
+from hglad.settings import DataSettings, TrainingSettings, fingerprint, to_dict
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """A profile: one YAML file whose keys are also the parameters of every notebook."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from hglad.data.datasets import DataSettings
 from hglad.errors import HgladError
-from hglad.evaluation.training import TrainingSettings, protocol
 from hglad.experiments.value_checks import (
     check_augmentation,
     check_counts,
@@ -19,149 +17,18 @@ from hglad.experiments.value_checks import (
 )
 from hglad.metrics import METRICS
 from hglad.objectives import OBJECTIVES, SHARED
-from hglad.objectives.experts import ExpertSettings
-from hglad.search.stages import KINDS, SearchSettings
-from hglad.settings import from_dict, later, suggestion
-
-
-@dataclass(frozen=True)
-class SurrogateSettings:
-    """Network and batches of the matching objective."""
-
-    network: dict[str, Any] = field(default_factory=lambda: {"name": "convnet"})
-    """`name` of a registered network and its options."""
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
-    """Siamese augmentation strategies (DSA)."""
-    batch_real: int = 256
-    """Real images per class and step. Source: DC, DM."""
-    objectives: dict[str, Any] = field(default_factory=dict)
-    """What each objective does otherwise, by its name; all named are compared."""
-
-
-@dataclass(frozen=True)
-class MetricSettings:
-    """Selection metric and the classifier behind it."""
-
-    name: str = "class_relevant"
-    """Registered metric that selects the iterate."""
-    compared: tuple[str, ...] = ("feature",)
-    """Further metrics that the ablation measures on the same iterates."""
-    network: dict[str, Any] = field(default_factory=lambda: {"name": "convnet"})
-    """Classifier: `name` of a registered network and its options."""
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    """How the classifier is trained on the real set."""
-    seed: int = 0
-    """Seed of the classifier."""
-    options: dict[str, Any] = later(dict)
-    """Options of the metric itself, such as `layer` or `normalization` of class_relevant."""
-    held_out: float = later(0.25)
-    """Share of the training images that `accuracy` is measured on and its search does not see."""
-
-    def __post_init__(self):
-        if not 0 < self.held_out < 1:
-            raise HgladError(f"metric.held_out is {self.held_out}: expected a share between 0 and 1")
-        if self.training.test_precision != "float32":
-            raise HgladError(
-                f"metric.training.test_precision is {self.training.test_precision!r}: the classifier of the "
-                "metric is not tested; remove it"
-            )
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a distilled set is scored."""
-
-    repeats: int = 5
-    """Networks trained per distilled set and architecture. Source: GLaD."""
-    protocol: str = "glad"
-    """Named protocol, `glad`, `dm` or `dc`, whose values hold where `training` has none."""
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    """Training of each network on the distilled set."""
-    networks: dict[str, Any] = field(default_factory=dict)
-    """Changes to `training` for some architectures, label of `networks` to keys; GLaD: VGG-11 at 0.0001."""
-    full_set: TrainingSettings = field(default_factory=TrainingSettings)
-    """Training on the full training set, which has many more steps per epoch."""
-    full_set_seeds: int = 3
-    """Networks trained on the full training set; 0 leaves this baseline out."""
-
-    @staticmethod
-    def complete(values: dict[str, Any]) -> dict[str, Any]:
-        """Values with those of the protocol in `training`, for `hglad.settings.from_dict`."""
-        own = values.get("training", {})
-        if not isinstance(own, dict):
-            return values
-        try:
-            usual = vars(protocol(values.get("protocol", "glad")))
-        except HgladError as error:
-            raise HgladError(f"evaluation.protocol: {error}") from error
-        return values | {"training": usual | own}
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """What one matching objective does otherwise than the rest of the profile says."""
-
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the objective itself, such as `distance` of dc or `student_steps` of mtt."""
-    ipc: tuple[int, ...] = ()
-    """Images per class among those of `sets.ipc`, where all would take too long; empty: all."""
-    search: dict[str, Any] = field(default_factory=dict)
-    """Changes to the keys of `search`."""
-    tuned: dict[str, Any] = field(default_factory=dict)
-    """Further changes for one kind of search, kind to keys of `search`, as `hglad tune` prints them."""
-    at_ipc: dict[int, Any] = field(default_factory=dict)
-    """Last changes to the keys of `search`, for every kind of search, at some numbers of images per class;
-    the layer of GLaD is the same at all."""
-    augmentation: str | None = None
-    """Siamese augmentation in place of that of `surrogate`; none: the same."""
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    """Changes to the keys of `evaluation.training`."""
-    experts: ExpertSettings | None = None
-    """Expert trajectories of mtt."""
-
-
-@dataclass(frozen=True)
-class Studies:
-    """Size of the studies beside the main table."""
-
-    experiments: tuple[str, ...] = ()
-    """Experiments of the profile's book; empty: all that it has settings for."""
-    sweep_seeds: int = 3
-    """Distillation seeds of each fixed layer in the sweep."""
-    families: tuple[str, ...] = ()
-    """Further generators whose layers are swept, beside the profile's."""
-    ablation_seeds: int = 3
-    """Hierarchical runs of each objective whose iterates are all evaluated."""
-    matching_seeds: int = 3
-    """Distillation seeds of each objective in the study of objectives, at the first ipc."""
-    cross_seeds: int = 3
-    """Distilled sets per method that meet the other architectures."""
-    cross_full: bool = later(True)
-    """Train the other architectures on the full training set, too."""
-    objectives: tuple[str, ...] = later(())
-    """Objectives of the metric ablation and of the searches in parts; empty: all of `sets`."""
-    repeats: int = later(0)
-    """Networks trained per set in these studies and for each other architecture; 0: `evaluation.repeats`."""
-    part_seeds: int = 0
-    """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
-    parts: tuple[str, ...] = later(())
-    """Which searches without a part stand beside the paper's, by their names in the table; empty: all."""
-    audit_seeds: int = 0
-    """Distillation seeds of the paper's search with each behaviour of the released code; 0 leaves it out."""
-    baselines: tuple[str, ...] = ()
-    """Sets that nothing was optimised for, beside random images and the full set: `herding`, `k_center`,
-    `class_mean`, `samples`, `samples_averaged`; none leaves the study of baselines out."""
-    augmentations: tuple[str, ...] = ()
-    """Further augmentations of the training on the sets of that study, as `evaluation.training` takes them;
-    the empty text is none."""
-
-    def __post_init__(self):
-        check_names("studies.baselines", self.baselines, BASELINES)
-        for text in self.augmentations:
-            check_augmentation("studies.augmentations", text)
-        for key in ("experiments", "families", "baselines", "augmentations", "objectives", "parts"):
-            check_once(f"studies.{key}", getattr(self, key))
-        check_counts("studies", self, {}, 0)
+from hglad.settings import (
+    KINDS,
+    DataSettings,
+    EvaluationSettings,
+    MetricSettings,
+    ObjectiveSettings,
+    SearchSettings,
+    Studies,
+    SurrogateSettings,
+    TrainingSettings,
+    suggestion,
+)
 
 
 @dataclass(frozen=True)
@@ -251,7 +118,7 @@ class Profile:
         """
         key = f"surrogate.objectives.{name}"
         known = [option for option in OBJECTIVES.options(name) if option not in SHARED]
-        settings = from_dict(ObjectiveSettings, self.objectives.get(name, {}), f"{key}.")
+        settings = ObjectiveSettings.read(self.objectives.get(name, {}), f"{key}.")
         check_options(f"{key}.options", OBJECTIVES.factories[name], settings.options, known)
         check_augmentation(f"{key}.augmentation", settings.augmentation)
         check_whole(f"{key}.ipc", settings.ipc, 1)
@@ -333,10 +200,9 @@ def changed(settings: Any, changes: dict[str, Any], where: str) -> Any:
     """Settings with some keys changed; raises `HgladError` for an unknown key or another type."""
     if not isinstance(changes, dict):
         raise HgladError(f"{where.rstrip('.')} is {changes!r}: expected a mapping of keys to values")
-    return from_dict(type(settings), vars(settings) | changes, where)
+    return type(settings).read(vars(settings) | changes, where)
 
 
-BASELINES = ("herding", "k_center", "class_mean", "samples", "samples_averaged")
 SETS = {"objectives": ["dm"], "searches": list(KINDS), "ipc": [1, 10], "seeds": [0, 1, 2]}
 SET_TEXTS = {
     "objectives": "Matching objectives of the main table, such as `[dm, dc]`.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hglad.data.datasets import DataSet, DataSettings, RealData
+from hglad.data.datasets import DataSet, RealData
 from hglad.data.described import described, images_are_there
 from hglad.errors import HgladError
 from hglad.experiments.combinations import runs_of, used_objectives
@@ -18,7 +18,7 @@ from hglad.experiments.profile import Profile
 from hglad.metrics import create_metric
 from hglad.networks import create_network
 from hglad.objectives import Objective, create_objective
-from hglad.objectives.experts import Experts, ExpertSettings
+from hglad.objectives.experts import Experts
 from hglad.priors import PixelPrior, Prior, load_prior
 from hglad.priors.registry import family, kind_of
 from hglad.priors.training.train import fit_to_data, read_prior_settings
@@ -30,6 +30,7 @@ from hglad.search.distillation import (
     prior_labels,
 )
 from hglad.search.stages import plan_stages
+from hglad.settings import DataSettings, ExpertSettings
 
 FETCHED = ("cifar10", "cifar100", "imagenette")  # data sets that torchvision downloads
 

@@ -2,20 +2,19 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hglad.data.datasets import DataSettings, RealData
+from hglad.data.datasets import RealData
 from hglad.evaluation.sets import DistilledSet
 from hglad.experiments.cost import generator_seconds, network_seconds
-from hglad.experiments.profile import MetricSettings
 from hglad.experiments.store import Store, whole
 from hglad.experiments.versions import Version, Versioned, Versions, current
 from hglad.metrics import METRICS, Metric, create_metric
 from hglad.networks import Classifier, create_network
 from hglad.objectives import OBJECTIVES
-from hglad.objectives.experts import ExpertSettings, expert_file, expert_key, experts_key, train_expert
+from hglad.objectives.experts import expert_file, expert_key, experts_key, train_expert
 from hglad.priors import prior_hash
 from hglad.provenance import Stopwatch
 from hglad.search.distillation import (
@@ -28,7 +27,7 @@ from hglad.search.distillation import (
     parts_for,
     train_metric_classifier,
 )
-from hglad.settings import fingerprint, to_dict
+from hglad.settings import DataSettings, ExpertSettings, MetricSettings, fingerprint, to_dict
 from hglad.storage import read_tensors, write_json, write_tensors
 
 
@@ -281,7 +280,7 @@ class MeasureTask(Task):
     def _metric(self, name: str, real: RealData, store: Store, device: str) -> Metric:
         task, settings = DistillTask(self.settings), self.settings
         experts = store.experts_folder(task.experts[0].folder_key) if task.experts else None
-        own = replace(settings.metric, name=name)
+        own = settings.metric.changed(name=name)
         return create_metric(
             name,
             real,

@@ -23,7 +23,7 @@ from hglad.experiments.store import Store
 from hglad.provenance import Stopwatch
 from hglad.registry import unknown
 from hglad.search.distillation import DistillationSettings
-from hglad.search.stages import KINDS
+from hglad.settings import KINDS
 from hglad.storage import read_json
 
 SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
@@ -70,8 +70,8 @@ class Trial:
         repeats = settings.repeats or profile.evaluation.repeats
         part = replace(
             profile,
-            data=replace(profile.data, holdout=settings.holdout),
-            evaluation=replace(profile.evaluation, repeats=repeats),
+            data=profile.data.changed(holdout=settings.holdout),
+            evaluation=profile.evaluation.changed(repeats=repeats),
         )
         ipc = profile.ipcs(self.objective)[0]
         return [
@@ -194,7 +194,7 @@ def _untuned(profile: Profile) -> Profile:
             for kind, keys in own.get("tuned", {}).items()
         }
         objectives[name] = own | {"tuned": kept}
-    return replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
+    return replace(profile, surrogate=profile.surrogate.changed(objectives=objectives))
 
 
 def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Trial]:

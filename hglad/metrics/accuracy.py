@@ -5,11 +5,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from hglad.data.augmentation import DSA
 from hglad.data.datasets import RealData
-from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
+from hglad.evaluation.training import accuracy, train_classifier
 from hglad.metrics import Metric, register_metric, seeded, untrained
 from hglad.networks import Classifier, require
+from hglad.settings import DSA, TrainingSettings
 
 VERSION = 1  # raise when the same images give another error rate
 

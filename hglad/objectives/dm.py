@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from hglad.data.augmentation import DSA, Augmentation
+from hglad.data.augmentation import Augmentation
 from hglad.networks import Classifier, require
 from hglad.networks.chunks import chunk_size
 from hglad.networks.initialization import dropout_from, initialize
 from hglad.objectives import Objective, RealBatches, in_bfloat16, register_objective
+from hglad.settings import DSA
 
 VERSION = 1  # raise when the same draws give another gradient
 

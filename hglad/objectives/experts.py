@@ -6,7 +6,6 @@ memory, so that reading two epochs reads nothing else.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hglad.data.augmentation import DSA
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.evaluation.training import TrainingSettings, check_losses, train_epoch
+from hglad.evaluation.training import check_losses, train_epoch
 from hglad.experiments.versions import Versions, current, declared
 from hglad.networks import create_network
 from hglad.networks.initialization import dropout_from, host_rng
 from hglad.provenance import Stopwatch
-from hglad.settings import derive_seed, fingerprint, later
+from hglad.settings import ExpertSettings, derive_seed, fingerprint
 from hglad.storage import Checkpoint, intact, read_metadata, write_tensors
 
 VERSION = 1  # raise when the same settings and seed give another trajectory
@@ -30,42 +28,11 @@ VERSION = 1  # raise when the same settings and seed give another trajectory
 Weights = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class ExpertSettings:
-    """How experts are trained: plain SGD at a constant rate, without momentum and weight decay."""
-
-    count: int = 100
-    """Experts. Source: MTT."""
-    epochs: int = 50
-    """Passes over the real images that each of them keeps. Source: MTT (15 in GLaD and H-GLaD)."""
-    lr: float = 0.01
-    """Learning rate. Source: MTT."""
-    batch_size: int = 256
-    """Real images per step. Source: MTT."""
-    augmentation: str = DSA
-    """DSA strategies joined by "_"; "" for none. Source: MTT."""
-    precision: str = later("float32")
-    """Format, as `evaluation.training.precision`."""
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise HgladError(f"experts.count is {self.count}: expected at least 1")
-        _ = self.training  # checks the rest
-
-    @property
-    def training(self) -> TrainingSettings:
-        """The same in the terms of `hglad.evaluation.training`."""
-        return TrainingSettings(
-            self.epochs, self.batch_size, self.lr, 0.0, 0.0, "constant", self.augmentation, None,
-            self.precision,
-        )  # fmt: skip
-
-
 def experts_key(settings: ExpertSettings, network: dict, real: RealData, version: Versions = current) -> str:
     """Fingerprint of a set of experts, however many of them: more can be added later."""
     versions = {name: version(name) for name in ("experts", "training", "augment")}
     versions["network"] = version(f"network {network['name']}")
-    return fingerprint(replace(settings, count=1), network, real.content_hash, versions)
+    return fingerprint(settings.changed(count=1), network, real.content_hash, versions)
 
 
 def expert_key(
@@ -130,7 +97,7 @@ def train_expert(
     provenance = watch.provenance() | {"seconds": round(checkpoint.seconds, 2)}
     provenance |= {"data_hash": real.content_hash, "seed": seed}
     provenance |= declared(partial(expert_key, settings, network, real, index))
-    card = {"expert": index, "loss": losses.mean().item(), "settings": asdict(settings), "network": network}
+    card = {"expert": index, "loss": losses.mean().item(), "settings": settings.to_dict(), "network": network}
     metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
     write_tensors(path, stack(trajectory), metadata)
     checkpoint.clear()

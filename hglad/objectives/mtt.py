@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hglad.data.augmentation import DSA, Augmentation, Transform
+from hglad.data.augmentation import Augmentation, Transform
 from hglad.errors import HgladError
 from hglad.networks import Classifier, require
 from hglad.objectives import (
@@ -21,6 +21,7 @@ from hglad.objectives import (
 )
 from hglad.objectives.experts import Experts
 from hglad.registry import unknown
+from hglad.settings import DSA
 
 VERSION = 1  # raise when the same draws give another gradient, by a change here or of `Derivatives`
 

@@ -1,32 +1,47 @@
 """Distil one set: load what the settings name, run the search, keep the selected iterate."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, DataSettings, RealData, load_data
+from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, RealData, load_data
 from hglad.data.described import described, images_are_there
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import train_classifier
 from hglad.experiments.cost import step_flops
-from hglad.experiments.profile import MetricSettings, Profile, SurrogateSettings, changed
+from hglad.experiments.profile import Profile, changed
 from hglad.experiments.versions import Version, Versioned, Versions, current
 from hglad.metrics import create_metric, needs
 from hglad.networks import Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
-from hglad.objectives.experts import Experts, ExpertSettings, experts_key
+from hglad.objectives.experts import Experts, experts_key
 from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
 from hglad.runtime import out_of_memory, progress_bar
 from hglad.search.checkpoint import Checkpoint
 from hglad.search.loop import ADVICE, Search
-from hglad.search.stages import KINDS, SearchSettings, Stage, plan_stages
-from hglad.settings import fingerprint, identity, is_later, suggestion, to_dict
+from hglad.search.stages import Stage, plan_stages
+from hglad.settings import (
+    KINDS,
+    DataSettings,
+    ExpertSettings,
+    MetricSettings,
+    SearchSettings,
+    SurrogateSettings,
+    fingerprint,
+    identity,
+    suggestion,
+    to_dict,
+)
 
-WITHOUT_GENERATOR = {f.name: f.default for f in fields(SearchSettings) if f.name == "average" or is_later(f)}
+WITHOUT_GENERATOR = {
+    name: field.default
+    for name, field in SearchSettings.model_fields.items()
+    if (field.json_schema_extra or {}).get("with_generator")
+}
 """Search settings that mean something with a generator only, as pixels take them."""
 
 
@@ -102,11 +117,11 @@ class DistillationSettings(Versioned):
         own = profile.objective(objective)
         settings = changed(profile.searched(objective, kind, ipc), search or {}, "search.")
         selection = changed(profile.metric, metric or {}, "metric.")
-        surrogate = replace(profile.surrogate, objectives={})  # resolved here
+        surrogate = profile.surrogate.changed(objectives={})  # resolved here
         if own.augmentation is not None:
-            surrogate = replace(surrogate, augmentation=own.augmentation)
+            surrogate = surrogate.changed(augmentation=own.augmentation)
         if kind == "pixels":
-            settings = replace(settings, **WITHOUT_GENERATOR)
+            settings = settings.changed(**WITHOUT_GENERATOR)
         prior = "pixels" if kind == "pixels" else profile.prior
         if prior is None:
             raise HgladError(
@@ -295,7 +310,7 @@ def make_search(
     prior = _prior(settings, data, device)
     if settings.prior != "pixels":
         own = prior_labels(settings.search.labels, settings.data, settings.prior, prior)
-        settings = replace(settings, search=replace(settings.search, labels=own))
+        settings = replace(settings, search=settings.search.changed(labels=own))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
     flops = step_flops(prior)

@@ -15,8 +15,9 @@ from hglad.priors.base import Latents, Prior
 from hglad.priors.pullback import Pullback
 from hglad.runtime import free_memory, is_out_of_memory, out_of_memory
 from hglad.search.finite import FiniteCheck
-from hglad.search.stages import LATENT, SearchSettings, Stage, plan_stages
+from hglad.search.stages import LATENT, Stage, plan_stages
 from hglad.search.state import SearchState
+from hglad.settings import SearchSettings
 
 VERSION = 1  # raise when the same settings and seed give another set
 ADVICE = "lower surrogate.batch_real, the surrogate's width, ipc or data.resolution"  # where memory runs out

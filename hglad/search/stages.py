@@ -2,117 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from hglad.errors import HgladError
-from hglad.priors.base import PRECISIONS
-from hglad.settings import later
+from hglad.settings import KINDS, SearchSettings
 
-KINDS = ("pixels", "single", "hierarchical")
-FEATURES = ("generated", "gaussian")
-STYLES = ("kept", "redrawn", "frozen")
-STARTS = ("real", "noise")
 LATENT = "latent"  # name of the stage in w alone
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How the latents are optimised; every kind of search gets the same budget."""
-
-    steps: int = 1000
-    """Optimisation steps in all, shared by the stages. Source: GLaD."""
-    budget: str = later("steps")
-    """What is kept whatever the stages: `steps`, or `flops`, the generator's work of `steps` steps at
-    `layer`, of which cheaper stages get more steps; pixel space, which has none, keeps its `steps`."""
-    layer: int = 4
-    """Split point of the single-layer search."""
-    stages: tuple[int, ...] = ()
-    """Split points of the hierarchical search; empty: all of them, the last one is pixel space. At a coarser
-    one than before the features follow from w again."""
-    latent_stage: bool = later(False)
-    """Begin the hierarchical search with a stage in w alone, from which the features follow. Source:
-    H-GLaD."""
-    shares: tuple[float, ...] = later(())
-    """Share of the steps of each stage, in proportion, the latent stage's first; empty: even."""
-    rates: str = "absolute"
-    """`absolute`: lr_* are learning rates; `relative`: they are multiplied by |x| / |gradient of x| at the
-    first step of each stage, so that a step moves x by about that share of its norm."""
-    lr_features: float = 10.0
-    """Learning rate of the features f. Source: H-GLaD with DM."""
-    lr_latents: float = 0.01
-    """Learning rate of the styles w. Source: H-GLaD with DM."""
-    lr_pixels: float = 1.0
-    """Learning rate in pixel space. Source: DM."""
-    stage_lr_f: tuple[float, ...] = later(())
-    """Rate of f (of the images in pixel space) in each stage, the latent stage's first, where it is not used;
-    empty: lr_features and lr_pixels."""
-    stage_lr_w: tuple[float, ...] = later(())
-    """Rate of w in each stage, the latent stage's first; empty: lr_latents."""
-    momentum: float = 0.5
-    """Momentum of SGD, started afresh in every stage. Source: DC, DM, GLaD."""
-    clip: float | None = 10.0
-    """Features are clamped to +- clip when a stage begins; none is without. Source: H-GLaD, released code."""
-    nan_to_zero: bool = later(True)
-    """Features that are not a number become 0 when a stage begins; else the run stops there. Source: H-GLaD,
-    released code."""
-    average: int = 1
-    """Mapped latents averaged per image at the start. Source: H-GLaD (1,000 at one image per class)."""
-    truncation: float = later(1.0)
-    """Pull of the starting latents towards the mean of their class: 1 none, 0 all the way."""
-    labels: tuple[int, ...] = later(())
-    """Class of the generator for each class of the data; empty: the same (ImageNet's for its subsets)."""
-    features: str = later("generated")
-    """Features at the start: `generated` by the layers before it, or `gaussian` noise with the mean and
-    deviation of each of their channels. Source: GLaD."""
-    lr_weights: float = later(0.0)
-    """Learning rate of the generator's own weights, along with the latents; 0 leaves them frozen."""
-    precision: str = later("float32")
-    """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
-    memory: float | None = None
-    """GiB that the generator's graph may take; none: half of this process's share of the device's memory."""
-    start: str = "real"
-    """Start of the pixel prior: `real` (DM) or `noise` (DC)."""
-    selection: str = "metric"
-    """`metric`: keep the iterate with the smallest distance; `last`: keep the last one."""
-    select_every: int = 5
-    """Steps between two measurements of the distance; a stage's first and last iterate are measured too."""
-    stage_start: str = later("best")
-    """Iterate of a stage that the next one starts from: the `best` by `selection`, or the `last`."""
-    normalise_generated: bool = later(True)
-    """Whether the matching networks see distilled images normalised like real ones; they do not in the
-    released code with a generator."""
-    styles: str = later("kept")
-    """w when a later stage begins: `kept` as it is, `redrawn` from the mapping, or kept and `frozen`."""
-
-    def __post_init__(self):
-        for key in ("steps", "select_every", "average"):
-            _expect(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        _expect(self.layer >= 0, "layer", self.layer, "a split point, 0 or more")
-        for key in ("lr_features", "lr_latents", "lr_pixels", "lr_weights"):
-            rate = getattr(self, key)
-            _expect(0 <= rate < inf, key, rate, "0 or a positive number")
-        _expect(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 to below 1")
-        _expect(self.start in STARTS, "start", self.start, " or ".join(STARTS))
-        _expect(self.rates in ("absolute", "relative"), "rates", self.rates, "absolute or relative")
-        _expect(self.budget in ("steps", "flops"), "budget", self.budget, "steps or flops")
-        _expect(self.selection in ("metric", "last"), "selection", self.selection, "metric or last")
-        _expect(self.stage_start in ("best", "last"), "stage_start", self.stage_start, "best or last")
-        _expect(self.styles in STYLES, "styles", self.styles, ", ".join(STYLES))
-        _expect(self.features in FEATURES, "features", self.features, " or ".join(FEATURES))
-        _expect(0 <= self.truncation <= 1, "truncation", self.truncation, "0 to 1")
-        _expect(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        _expect(self.memory is None or self.memory > 0, "memory", self.memory, "a positive number of GiB")
-        _expect(self.clip is None or self.clip > 0, "clip", self.clip, "a positive number, or null for none")
-        positive = all(0 < share < inf for share in self.shares)
-        _expect(positive, "shares", list(self.shares), "positive numbers")
-        for key in ("stages", "labels"):
-            numbers = getattr(self, key)
-            _expect(all(number >= 0 for number in numbers), key, list(numbers), "numbers from 0")
-        for key in ("stage_lr_f", "stage_lr_w"):
-            rates = getattr(self, key)
-            _expect(all(0 <= rate < inf for rate in rates), key, list(rates), "numbers from 0")
-        different = len(set(self.stages)) == len(self.stages)
-        _expect(different, "stages", list(self.stages), "every split point at most once")
 
 
 def _expect(condition: bool, key: str, value: object, expected: str) -> None:
@@ -208,7 +102,7 @@ def _split_points(kind: str, settings: SearchSettings, layers: tuple[str, ...]) 
 
 def _without_lists(settings: SearchSettings) -> SearchSettings:
     """A search with one stage takes the plain rates."""
-    return SearchSettings(**vars(settings) | {"shares": (), "stage_lr_f": (), "stage_lr_w": ()})
+    return settings.changed(shares=(), stage_lr_f=(), stage_lr_w=())
 
 
 def _steps(

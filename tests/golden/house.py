@@ -6,22 +6,28 @@ import torch
 from torch import Tensor
 
 from hglad.data.augmentation import Augmentation
-from hglad.data.datasets import DataSet, DataSettings, load_data
+from hglad.data.datasets import DataSet, load_data
 from hglad.evaluation.baselines import class_mean, herding, k_center, random_real, samples
 from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import Ensemble, TrainingSettings, accuracy, train_classifier
-from hglad.experiments.profile import MetricSettings, SurrogateSettings
+from hglad.evaluation.training import Ensemble, accuracy, train_classifier
 from hglad.metrics import create_metric
 from hglad.networks import Classifier, create_network
 from hglad.objectives import create_objective
-from hglad.objectives.experts import Experts, ExpertSettings, train_expert
+from hglad.objectives.experts import Experts, train_expert
 from hglad.priors import load_prior
 from hglad.priors.training.gan import GANSettings, GANTraining
 from hglad.priors.training.train import fit_to_data
 from hglad.search.distillation import DistillationSettings, distill, load_real, make_search
-from hglad.search.stages import SearchSettings
 from hglad.search.state import load_state, save_state
+from hglad.settings import (
+    DataSettings,
+    ExpertSettings,
+    MetricSettings,
+    SearchSettings,
+    SurrogateSettings,
+    TrainingSettings,
+)
 
 NETWORK = {"name": "convnet", "depth": 3, "width": 8}
 EXPERTS = {"count": 2, "epochs": 3, "batch_size": 128, "augmentation": "crop_scale"}

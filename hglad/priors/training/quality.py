@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hglad.data.datasets import DataSet, RealData
 from hglad.errors import HgladError
-from hglad.evaluation.training import TrainingSettings, accuracy, train_classifier
+from hglad.evaluation.training import accuracy, train_classifier
 from hglad.networks import Classifier, create_network
 from hglad.priors.registry import Generator
 from hglad.runtime import progress_bar
-from hglad.settings import later, to_dict
+from hglad.settings import TrainingSettings, later, to_dict
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from hglad.data.datasets import DataSettings, RealData, load_data
+from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
 from hglad.experiments.versions import Versions, declared
 from hglad.networks import Classifier
@@ -16,7 +16,7 @@ from hglad.priors.training.quality import QualitySettings, measure_quality, trai
 from hglad.priors.training.stem import with_stem
 from hglad.provenance import Stopwatch
 from hglad.runtime import out_of_memory, progress_bar
-from hglad.settings import fingerprint, identity, read_yaml, to_dict
+from hglad.settings import DataSettings, fingerprint, identity, read_yaml, to_dict
 from hglad.storage import spared
 
 SAVE_EVERY = 100  # steps, well under a minute of work for the sizes that one machine trains
