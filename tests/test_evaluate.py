@@ -215,7 +215,7 @@ class Ticks:
     """In place of the progress bar: `at` is called with the number of epochs that are done."""
 
     def __init__(self, at: Callable[[int], object]):
-        self.at, self.epochs = at, 0
+        self.at, self.n = at, 0
 
     def __call__(self, *_) -> "Ticks":
         return self
@@ -225,8 +225,8 @@ class Ticks:
     def __exit__(self, *_) -> None: ...
 
     def update(self, epochs: int) -> None:
-        self.epochs += epochs
-        self.at(self.epochs)
+        self.n += epochs
+        self.at(self.n)
 
 
 LONG = replace(HASTY, epochs=3000)  # about ten seconds for each network of TINY
@@ -247,7 +247,7 @@ def test_an_error_and_an_interrupt_end_all_networks_within_an_epoch(
     monkeypatch.setattr(module, "progress_bar", ticks)
     with pytest.raises(HgladError if how == "error" else KeyboardInterrupt):
         confusions(LONG, 4, {"a": TINY})
-    assert 10 <= ticks.epochs < 500
+    assert 10 <= ticks.n < 500
     assert torch.get_num_threads() == count and threading.active_count() == running
 
 

@@ -186,7 +186,7 @@ class Bar:
     """In place of the progress bar: counts epochs."""
 
     def __init__(self, *_: object) -> None:
-        self.epochs = 0
+        self.n = 0
 
     def __call__(self, *_: object) -> "Bar":
         return self
@@ -196,7 +196,7 @@ class Bar:
     def __exit__(self, *_: object) -> None: ...
 
     def update(self, epochs: int) -> None:
-        self.epochs += epochs
+        self.n += epochs
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_fewer_networks_are_trained_at_once(scores, tmp_path, monkeypatch, most,
         found = scores(tmp_path)
     assert tried == expected
     assert device.refused == sum(8 * count > most for count in tried if count > 1)
-    assert found["repeat"].tolist() == list(range(5)) and bar.epochs == 5 * QUICK.epochs
+    assert found["repeat"].tolist() == list(range(5)) and bar.n == 5 * QUICK.epochs
     one, other = (torch.tensor(each.attrs["confusion"]) for each in (found, undisturbed))
     moved = (one - other).abs().sum((1, 2)) / 2
     assert (moved <= 0.02 * one.sum((1, 2))).all(), "more than rounding changes"

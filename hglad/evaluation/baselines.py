@@ -1,6 +1,6 @@
-"""Sets that nothing was optimised for: what a distilled set must be better than, and the full set."""
+"""Sets that nothing was optimized for: what a distilled set must be better than, and the full set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def full_set(real: RealData) -> DistilledSet:
 
 def class_mean(real: RealData) -> DistilledSet:
     """The mean of each class's training images, one image per class."""
-    means = [images.double().mean(dim=0) / 255 for images in _classes(real)]
+    means = [images.double().mean(dim=0) / 255 for images in real.images.split(list(real.counts))]
     return _by_class(torch.stack(means).float(), 1, {"kind": "class_mean"})
 
 
@@ -85,11 +85,6 @@ def _by_class(images: Tensor, ipc: int, card: dict) -> DistilledSet:
     return DistilledSet(images.cpu(), torch.arange(len(images) // ipc).repeat_interleave(ipc), card)
 
 
-def _classes(real: RealData) -> Iterator[Tensor]:
-    """uint8 images of every class."""
-    return iter(real.images.split(list(real.counts)))
-
-
 def _selected(real: RealData, ipc: int, network: Classifier, select: Selection, kind: str) -> DistilledSet:
     smallest = min(real.counts)
     if ipc > smallest:
@@ -97,18 +92,15 @@ def _selected(real: RealData, ipc: int, network: Classifier, select: Selection, 
         raise HgladError(
             f"{kind} of {ipc} images per class: class {name!r} has {smallest}; give at most as many"
         )
-    chosen = [images[select(_embeddings(real, images, network), ipc)] for images in _classes(real)]
-    return _by_class(torch.cat(chosen).float() / 255, ipc, {"kind": kind})
-
-
-@torch.no_grad()
-def _embeddings(real: RealData, images: Tensor, network: Classifier) -> Tensor:
-    """Embeddings (n, features) of unit length of uint8 images."""
-    network.eval()
-    maps = largest_maps(network, images) * torch.float32.itemsize
+    maps = largest_maps(network.eval(), real.images) * torch.float32.itemsize
     batch = max(1, min(250, MAPS_MEMORY // maps)) if maps else 250
-    parts = [network.embed(real.normalize(part.float() / 255)) for part in images.split(batch)]
-    return unit_length(torch.cat(parts), dim=1)
+    chosen = []
+    for images in real.images.split(list(real.counts)):
+        with torch.no_grad():
+            parts = [network.embed(real.normalize(part.float() / 255)) for part in images.split(batch)]
+        points = unit_length(torch.cat(parts), dim=1)  # (images, features)
+        chosen.append(images[select(points, ipc)])
+    return _by_class(torch.cat(chosen).float() / 255, ipc, {"kind": kind})
 
 
 def _herd(points: Tensor, count: int) -> list[int]:

@@ -37,8 +37,6 @@ from hglad.runtime import free_memory, is_out_of_memory, out_of_memory, progress
 from hglad.settings import TrainingSettings, derive_seed, fingerprint, to_dict
 from hglad.storage import best_effort, read_metadata, read_tensors, write_tensors
 
-Tick = Callable[[int], object]  # is called with the number of epochs that were done since the last call
-
 
 @out_of_memory("in an evaluation", TRAINING_ADVICE)
 def evaluate(
@@ -96,18 +94,23 @@ def evaluate(
     if bad:
         raise HgladError(f"{bad} of {len(images)} images have values that are not finite; distill them again")
     fit_labels(distilled.labels, len(images), data.train)
-    epochs = sum(run.settings.epochs for runs in groups for run in runs)
+    done, epochs = {}, sum(run.settings.epochs for runs in groups for run in runs)
     with progress_bar(epochs, "evaluation", "epoch", show) as bar:
-        confusions = [confusion for runs in groups for confusion in _confusions(runs, bar.update)]
+
+        def report(runs: Sequence[_Run], epoch: int) -> None:
+            done.update({(run.label, run.repeat): epoch for run in runs})
+            bar.update(sum(done.values()) - bar.n)  # less, where memory ran out and they begin anew
+
+        confusions = [matrix for runs in groups for matrix in _confusions(runs, report)]
     frame = pd.DataFrame(
-        {"network": run.label, "repeat": run.repeat, "accuracy": percent(confusion)}
-        for run, confusion in zip(chain(*groups), confusions, strict=True)
+        {"network": run.label, "repeat": run.repeat, "accuracy": _percent(matrix)}
+        for run, matrix in zip(chain(*groups), confusions, strict=True)
     )
-    frame.attrs["confusion"] = [confusion.tolist() for confusion in confusions]
+    frame.attrs["confusion"] = [matrix.tolist() for matrix in confusions]
     return frame
 
 
-def percent(confusion: Tensor) -> float:
+def _percent(confusion: Tensor) -> float:
     """Images on the diagonal of a confusion matrix, in percent of all."""
     return round(100 * confusion.trace().item() / confusion.sum().item(), 4)
 
@@ -157,15 +160,15 @@ class _Run:
             pass
         return None
 
-    def confusion(self, tick: Tick) -> Tensor:
+    def confusion(self, report: "Report") -> Tensor:
         """Train and test, or take the confusion matrix that is there."""
         found = self.kept()
         if found is not None:
-            tick(self.settings.epochs)
+            report([self], self.settings.epochs)
             return found
         network, rng = self.start()
-        state = self.file("training")
-        return self.test(train_classifier(network, *self.inputs, rng, _counting(tick), state))
+        state, progress = self.file("training"), lambda epoch, loss: report([self], epoch)
+        return self.test(train_classifier(network, *self.inputs, rng, progress, state))
 
     def test(self, network: Classifier) -> Tensor:
         """Confusion matrix of the trained network, which is kept."""
@@ -177,21 +180,12 @@ class _Run:
         return confusion
 
 
-def _counting(tick: Tick, networks: int = 1) -> Callable[[int, float], None]:
-    """Progress of a training that calls `tick` with the epochs of all its networks since the last call."""
-    done = 0
-
-    def progress(epoch: int, loss: float) -> None:
-        nonlocal done
-        tick(networks * (epoch - done))  # of more than one epoch after a stop
-        done = epoch
-
-    return progress
+Report = Callable[[Sequence[_Run], int], object]  # is called with runs and the number of epochs that they did
 
 
-def _confusions(runs: Sequence[_Run], tick: Tick) -> list[Tensor]:
+def _confusions(runs: Sequence[_Run], report: Report) -> list[Tensor]:
     """Confusion matrices of the networks of one architecture, trained together where that is faster."""
-    return _within_memory(runs, tick) if _stack(runs) else _side_by_side(runs, tick)
+    return _in_lockstep(runs, report) if _stack(runs) else _side_by_side(runs, report)
 
 
 def _stack(runs: Sequence[_Run]) -> bool:
@@ -207,49 +201,35 @@ def _stack(runs: Sequence[_Run]) -> bool:
     return needed <= torch.cuda.get_device_properties(device).total_memory
 
 
-def _within_memory(runs: Sequence[_Run], tick: Tick) -> list[Tensor]:
-    """Train networks in lockstep; where memory runs out, each half of them, at last one by one."""
-    if len(runs) == 1:
-        return [runs[0].confusion(tick)]
-    done = []
-
-    def counted(epochs: int) -> None:
-        done.append(epochs)
-        tick(epochs)
-
-    try:
-        return _in_lockstep(runs, counted)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    free_memory()  # here the frames of the error are gone, and with them their tensors
-    tick(-sum(done))
-    half = len(runs) // 2
-    return [each for part in (runs[:half], runs[half:]) for each in _within_memory(part, tick)]
-
-
-def _in_lockstep(runs: Sequence[_Run], tick: Tick) -> list[Tensor]:
-    """Confusion matrices of the networks of one architecture, trained as one batched computation.
+def _in_lockstep(runs: Sequence[_Run], report: Report) -> list[Tensor]:
+    """Train networks as one batched computation; where memory runs out each half, at last one by one.
 
     All of them are trained as long as one matrix is missing: rounding may depend on how many there are.
     """
     first, found = runs[0], [run.kept() for run in runs]
-    if all(each is not None for each in found):
-        tick(len(runs) * first.settings.epochs)
-        return found
-    networks, rngs = zip(*(run.start() for run in runs), strict=True)
-    state = first.file("ensemble")
-    ensemble = train_classifier(Ensemble(networks), *first.inputs, rngs, _counting(tick, len(runs)), state)
-    ensemble.unstack_into(networks)
-    rows = zip(runs, networks, found, strict=True)
-    confusions = [run.test(network) if kept is None else kept for run, network, kept in rows]
-    if state is not None:
-        state.unlink(missing_ok=True)
-    return confusions
+    if len(runs) == 1 or all(matrix is not None for matrix in found):
+        return [run.confusion(report) for run in runs]
+    state, progress = first.file("ensemble"), lambda epoch, loss: report(runs, epoch)
+    try:
+        networks, rngs = zip(*(run.start() for run in runs), strict=True)
+        ensemble = train_classifier(Ensemble(networks), *first.inputs, rngs, progress, state)
+        ensemble.unstack_into(networks)
+        rows = zip(runs, networks, found, strict=True)
+        confusions = [run.test(network) if kept is None else kept for run, network, kept in rows]
+        if state is not None:
+            state.unlink(missing_ok=True)
+        return confusions
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    networks = ensemble = None
+    free_memory()  # here the frames of the error are gone, and with them their tensors
+    half = len(runs) // 2
+    return [matrix for part in (runs[:half], runs[half:]) for matrix in _in_lockstep(part, report)]
 
 
-def _side_by_side(runs: Sequence[_Run], tick: Tick) -> list[Tensor]:
-    """Confusion matrices of the networks of one architecture, as many at a time as there are threads for.
+def _side_by_side(runs: Sequence[_Run], report: Report) -> list[Tensor]:
+    """Train as many networks at a time as there are threads for.
 
     One at a time on a GPU, and where dropout draws from PyTorch's one global generator.
     """
@@ -257,20 +237,20 @@ def _side_by_side(runs: Sequence[_Run], tick: Tick) -> list[Tensor]:
     alone = not on_cpu or any(draws(module) for module in runs[0].create(None).modules())
     cores = 1 if alone else min(threads, len(runs))
     if cores == 1:
-        return [run.confusion(tick) for run in runs]
+        return [run.confusion(report) for run in runs]
     stopped, lock = Event(), Lock()
 
-    def tick_unless_stopped(epochs: int) -> None:
+    def report_unless_stopped(own: Sequence[_Run], epoch: int) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         with lock:
-            tick(epochs)
+            report(own, epoch)
 
     torch.set_num_threads(max(1, threads // cores))
     try:
         with ThreadPoolExecutor(cores) as pool:
             try:
-                running = [pool.submit(run.confusion, tick_unless_stopped) for run in runs]
+                running = [pool.submit(run.confusion, report_unless_stopped) for run in runs]
                 for each in as_completed(running):
                     each.result()  # the first error ends all, whichever network has it
                 return [each.result() for each in running]

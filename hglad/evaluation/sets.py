@@ -26,7 +26,7 @@ from torch import Tensor
 from hglad.data.datasets import RealData
 from hglad.data.image_files import class_folders, content_key, decode_unresized, folder_files
 from hglad.errors import HgladError, HgladWarning
-from hglad.storage import publish, read_json, read_tensors, write_json, write_tensors
+from hglad.storage import read_json, read_tensors, write_json, write_tensors, write_whole
 
 IMAGES = ("distilled.safetensors", "grid.png")  # what a set has with its card
 LEFT_OUT = "images-left-out"  # in their place
@@ -122,7 +122,7 @@ class DistilledSet:
         tensors = {"images": self.images, "images_uint8": to_uint8(self.images), "labels": self.labels}
         if self.iterates is not None:
             tensors["iterates"] = self.iterates
-        with publish(folder) as draft:
+        with write_whole(folder) as draft:
             draft.mkdir()
             write_tensors(draft / "distilled.safetensors", tensors)
             write_json(draft / "card.json", self.card)
@@ -180,7 +180,7 @@ def save_grid(images: Tensor, per_class: int | None, path: Path | str) -> None:
     if per_class is not None:
         columns = len(images) // per_class
         images = images.unflatten(0, (columns, per_class)).transpose(0, 1).flatten(0, 1)
-    with publish(path) as draft:
+    with write_whole(path) as draft:
         grid = make_grid(images.clamp(0, 1), nrow=columns, padding=1, pad_value=0.5)
         save_image(grid, draft, format="png")
 
@@ -346,50 +346,33 @@ class _Number:
 
 
 _NUMPY_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+_SUFFIXES = (".pt", ".pth", ".npz", ".npy", ".safetensors")
 
 
-def _read_torch(path: Path) -> Any:
+def _content(path: Path) -> Any:
+    """What a file holds; whatever its reader raises becomes one line."""
+    kind = path.suffix.lower()
+    if not path.is_file():
+        raise HgladError(f"no file {path}: expected a set's file or folder; check the path")
+    if kind not in _SUFFIXES:
+        expected = f"expected a file that ends in {', '.join(_SUFFIXES)}"
+        raise HgladError(f"{path} is no set: {expected}; save it as one")
     try:
-        numbers = [(_Number, name) for name in _NUMPY_NAMES]
-        with warnings.catch_warnings(), torch.serialization.safe_globals(numbers):
-            warnings.simplefilter("ignore")  # about pickle protocols that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if kind in (".pt", ".pth"):
+            numbers = [(_Number, name) for name in _NUMPY_NAMES]
+            with warnings.catch_warnings(), torch.serialization.safe_globals(numbers):
+                warnings.simplefilter("ignore")  # about pickle protocols that it then refuses
+                return torch.load(path, map_location="cpu", weights_only=True)
+        if kind == ".safetensors":
+            return load_file(path)
+        content = np.load(path, allow_pickle=False)
+        return content if isinstance(content, np.ndarray) else dict(content)
     except pickle.UnpicklingError as error:  # its text advises to load without the restriction: never shown
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it asks for {refused[1]}, which is not loaded" if refused else "it is no file of tensors"
         fix = "where you trust it, save its images and labels as tensors only"
         raise HgladError(f"cannot read {path}: {reason}; {fix}") from error
-
-
-def _read_numpy(path: Path) -> Any:
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return content
-    with content:
-        return dict(content)
-
-
-_READERS = {
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-    ".npz": _read_numpy,
-    ".npy": _read_numpy,
-    ".safetensors": load_file,
-}
-
-
-def _content(path: Path) -> Any:
-    """What a file holds; whatever its reader raises becomes one line."""
-    if not path.is_file():
-        raise HgladError(f"no file {path}: expected a set's file or folder; check the path")
-    if path.suffix.lower() not in _READERS:
-        expected = f"expected a file that ends in {', '.join(_READERS)}"
-        raise HgladError(f"{path} is no set: {expected}; save it as one")
-    try:
-        return _READERS[path.suffix.lower()](path)
-    except HgladError:
-        raise
-    except Exception as error:  # zipfile, pickle, zlib, NumPy, torch and safetensors raise all kinds
+    except Exception as error:  # zipfile, zlib, NumPy, torch and safetensors raise all kinds
         reason = f"{type(error).__name__} {' '.join(str(error).split())}"[:120].strip()
         fix = "it is cut short or of another kind: get or save it again"
         raise HgladError(f"cannot read {path}: {reason}; {fix}") from error
@@ -416,7 +399,7 @@ def _read_folder(path: Path, real: RealData) -> tuple[Tensor, Tensor, dict]:
     pictures = decode_unresized(paths, 3)
     for picture, file in zip(pictures, paths, strict=True):
         if picture.shape[1:] != real.image_shape[1:]:
-            raise HgladError(f"image {file} is {_size(picture.shape)}: {_expected_size(real)}")
+            raise _another_size(f"image {file} is", picture.shape, real)
     images = torch.from_numpy(np.stack(pictures))
     if real.image_shape[0] == 1 and (images == images[:, :1]).all():
         images = images[:, :1]  # gray pictures are often written with three equal channels
@@ -455,15 +438,6 @@ def _soft_labels(listing: Path, paths: Sequence[Path], classes: int) -> Tensor |
 # Whether a set fits the data
 
 
-def _size(shape: Sequence[int]) -> str:
-    return "{} x {} pixels (height x width)".format(*shape[-2:])
-
-
-def _expected_size(real: RealData) -> str:
-    size = "{} x {}".format(*real.image_shape[1:])
-    return f"expected {size} as in {real.name!r}; load the data in that resolution or resize the images"
-
-
 def fit_shape(images: Tensor, real: RealData) -> Tensor:
     """Images (n, ch, h, w) of the data set's shape; given so, as (n, h, w, ch), or gray as (n, h, w)."""
     channels, height, width = real.image_shape
@@ -482,8 +456,14 @@ def fit_shape(images: Tensor, real: RealData) -> Tensor:
         expected = f"expected {channels} as in {real.name!r}"
         raise HgladError(f"images {shape} have {images.shape[1]} channels: {expected}; {fix}")
     if images.shape[1:] != real.image_shape:
-        raise HgladError(f"images are {_size(images.shape)}: {_expected_size(real)}")
+        raise _another_size("images are", images.shape, real)
     return images
+
+
+def _another_size(what: str, shape: Sequence[int], real: RealData) -> HgladError:
+    expected = "expected {1} x {2} as in {0!r}".format(real.name, *real.image_shape[1:])
+    found = f"{shape[-2]} x {shape[-1]} pixels (height x width)"
+    return HgladError(f"{what} {found}: {expected}; load the data in that resolution or resize the images")
 
 
 def _statistics(normalized: bool | Statistics, real: RealData) -> tuple[Tensor, Tensor] | None:
