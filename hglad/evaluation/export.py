@@ -10,9 +10,9 @@ import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -21,13 +21,13 @@ from PIL import Image
 
 from hglad import __version__
 from hglad.analysis.labels import method_label, metric_label, objective_label
-from hglad.analysis.tables import commit_text
 from hglad.data.datasets import IMAGENET_SUBSETS, OTHER_NAMES, load_data
 from hglad.errors import HgladError, HgladWarning
 from hglad.evaluation.evaluate import mean_interval
 from hglad.evaluation.sets import DistilledSet, probability_columns, to_uint8
+from hglad.provenance import commit_text
 from hglad.settings import suggestion
-from hglad.storage import publish, read_json
+from hglad.storage import read_json, write_whole
 
 CITATION = """\
 @inproceedings{zhong2025hglad,
@@ -90,13 +90,13 @@ def export_set(
     title = Path(root if name == "folder" and root else name).resolve().name  # others do not have the path
     source = source_of(title, license, folder=name == "folder" or Path(name).is_dir())
     classes = _class_names(made, name, root, title, asked)
-    order, card = made.hard_labels.argsort(stable=True), copy.deepcopy(made.card)
+    card = copy.deepcopy(made.card)
     if "settings" in card:  # paths mean nothing to others
         card["settings"]["prior"] = Path(card["settings"]["prior"]).name
         if card["settings"]["data"].get("root"):
             card["settings"]["data"]["root"] = Path(card["settings"]["data"]["root"]).name
-    made = DistilledSet(made.images[order], made.labels[order], card)
-    with publish(out) as draft:
+    made = replace(made.sorted(), card=card)
+    with write_whole(out) as draft:
         draft.mkdir()
         reading, files = FORMS[form](made, classes, draft)
         text = _card(made, classes, source, scored, reading, files)
@@ -219,20 +219,14 @@ FORMS = {"imagefolder": _image_folder, "parquet": _parquet, "pt": _torch}
 # Sources
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Data that sets are made from: how they may be passed on, and what their authors want cited."""
 
-    title: str
-    """Name for a reader."""
-    license: str
-    """What its authors allow, in words."""
-    identifier: str
-    """The Hub's name of the license, or `other` or `unknown`."""
-    citation: str = ""
-    """What its authors want cited."""
-    link: str = ""
-    """Where its terms are."""
+    title: str  # for a reader
+    license: str  # what its authors allow, in words
+    identifier: str  # the Hub's name of the license, or "other" or "unknown"
+    citation: str = ""  # what its authors want cited
+    link: str = ""  # where its terms are
 
 
 CIFAR = (
@@ -263,9 +257,9 @@ SOURCES = {
     "tiny-imagenet": Source("Tiny-ImageNet, 200 classes of ImageNet", *IMAGENET),
     **{name: Source(f"{name}, ten classes of ImageNet", *IMAGENET) for name in IMAGENET_SUBSETS},
 }
-ON_HUB = ["mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"]
-ON_HUB += ["odc-by"]
-"""Licenses that the Hub has a name for, among those that data usually come under."""
+ON_HUB = (  # licenses that the Hub has a name for, among those that data usually come under
+    "mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "odc-by"
+)  # fmt: skip
 
 
 def source_of(name: str, license: str | None = None, folder: bool = False) -> Source:
@@ -281,8 +275,8 @@ def source_of(name: str, license: str | None = None, folder: bool = False) -> So
     """
     known = SOURCES.get(OTHER_NAMES.get(name, name))
     if known is not None and license is None:
-        going_by = f"{known.title}, going by the name of the folder of images"
-        return replace(known, title=going_by) if folder else known
+        going_by = ", going by the name of the folder of images"
+        return known._replace(title=known.title + going_by) if folder else known
     if known is not None and not folder:
         raise HgladError(f"--license is {license!r}, but {name} has one: {known.license}; leave it out")
     if license is None:

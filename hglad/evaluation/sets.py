@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,18 +30,10 @@ from hglad.storage import read_json, read_tensors, write_json, write_tensors, wr
 
 IMAGES = ("distilled.safetensors", "grid.png")  # what a set has with its card
 LEFT_OUT = "images-left-out"  # in their place
-IMAGE_NAMES = ["images", "image", "x", "data", "image_syn", "images_syn", "syn_images", "x_train"]
-LABEL_NAMES = [
-    "labels",
-    "label",
-    "y",
-    "targets",
-    "target",
-    "label_syn",
-    "labels_syn",
-    "syn_labels",
-    "y_train",
-]
+IMAGE_NAMES = ("images", "image", "x", "data", "image_syn", "images_syn", "syn_images", "x_train")
+LABEL_NAMES = (
+    "labels", "label", "y", "targets", "target", "label_syn", "labels_syn", "syn_labels", "y_train"
+)  # fmt: skip
 LARGEST_SPILL = 0.2
 """Mean distance of the values to [0, 1] up to which float images pass as images in [0, 1].
 
@@ -111,6 +103,11 @@ class DistilledSet:
         total.update(self.labels.contiguous().numpy())
         return total.hexdigest()
 
+    def sorted(self) -> Self:
+        """The set in the order of its classes, without iterates."""
+        order = self.hard_labels.argsort(stable=True)
+        return replace(self, images=self.images[order], labels=self.labels[order], iterates=None)
+
     def save(self, folder: Path | str) -> None:
         """Write `distilled.safetensors`, `card.json` and `grid.png`, all or nothing.
 
@@ -126,8 +123,9 @@ class DistilledSet:
             draft.mkdir()
             write_tensors(draft / "distilled.safetensors", tensors)
             write_json(draft / "card.json", self.card)
-            by_class = self.images[self.hard_labels.argsort(stable=True)]
-            save_grid(by_class, self.ipc if len(set(self.counts)) == 1 else None, draft / "grid.png")
+            save_grid(
+                self.sorted().images, self.ipc if len(set(self.counts)) == 1 else None, draft / "grid.png"
+            )
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -232,27 +230,24 @@ def read_set(
             distilled = DistilledSet.load(path)
             fit_labels(distilled.labels, len(fit_shape(distilled.images, real)), real)
             return distilled
-        if not path.is_dir():
-            images, found, card = _read_file(path, None if labels is None else Path(labels), experiment)
-        elif labels is None and not experiment:
-            images, found, card = _read_folder(path, real)
-        else:
+        if path.is_dir() and (labels is not None or experiment):
             fix = "leave --labels and --experiment out (labels=, experiment=)"
             raise HgladError(f"{path} is a folder of images by class: {fix}")
+        found = _read_folder(path, real) if path.is_dir() else _read_file(path, labels, experiment)
+        images, labels, card = found
         images = fit_shape(images, real)
-        found = fit_labels(found, len(images), real)
+        labels = fit_labels(labels, len(images), real)
         statistics = _statistics(normalized, real)
         images = fit_range(images, statistics, any_range)
-    if statistics is not None:
-        card |= {"normalized": {"mean": statistics[0].tolist(), "std": statistics[1].tolist()}}
-    weights = found.bincount(minlength=len(real.classes)) if found.ndim == 1 else found.sum(dim=0)
+    if statistics:
+        card["normalized"] = dict(zip(("mean", "std"), map(Tensor.tolist, statistics), strict=True))
+    weights = labels.bincount(minlength=len(real.classes)) if labels.ndim == 1 else labels.sum(dim=0)
     missing = [name for name, weight in zip(real.classes, weights.tolist(), strict=True) if not weight]
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         message = f"{card['file']} has no image of {len(missing)} classes of {real.name!r}: {names}"
         warnings.warn(message, HgladWarning, stacklevel=2)
-    order = DistilledSet(images, found, card).hard_labels.argsort(stable=True)
-    return DistilledSet(images[order], found[order], card)
+    return DistilledSet(images, labels, card).sorted()
 
 
 @contextmanager
@@ -266,13 +261,20 @@ def _naming(path: Path) -> Iterator[None]:
         raise HgladError(f"{path}: {error}") from error
 
 
-def _read_file(path: Path, labels: Path | None, experiment: int) -> tuple[Tensor, Tensor, dict]:
+def _read_file(path: Path, labels: Path | str | None, experiment: int) -> tuple[Tensor, Tensor, dict]:
     """Images, labels and card of a file."""
     content = _content(path)
     images, found, layout = content, None, "images alone"
     if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple):
-        images, found = _pair_of_results(content["data"], experiment)
-        layout = f"experiment {experiment} of results"
+        count, layout = len(content["data"]), f"experiment {experiment} of results"  # of DC, DSA and DM
+        if not 0 <= experiment < count:
+            expected = f"expected 0 to {count - 1}" if count else "expected 1 or more; get the file again"
+            raise HgladError(f"experiment is {experiment} of {count} in it: {expected}")
+        pair = content["data"][experiment]
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            kind = f"experiment {experiment} is a {type(pair).__name__}"
+            raise HgladError(f"{kind}: expected images and labels; save both")
+        images, found = pair
     elif experiment:
         raise HgladError(f"experiment is {experiment}, but the file holds a single set: leave it out")
     elif isinstance(content, Mapping):
@@ -284,6 +286,7 @@ def _read_file(path: Path, labels: Path | None, experiment: int) -> tuple[Tensor
     images = _tensor(images, "images")
     card = {"kind": "foreign", "file": path.name, "sha256": _file_hash(path), "layout": layout}
     if labels is not None:
+        labels = Path(labels)
         with _naming(labels):
             found = _content(labels)
             if isinstance(found, Mapping):
@@ -294,19 +297,6 @@ def _read_file(path: Path, labels: Path | None, experiment: int) -> tuple[Tensor
         expected = "expected labels as well; give --labels FILE (labels=; MTT and GLaD: labels_best.pt)"
         raise HgladError(f"it holds {layout}: {expected}")
     return images, _tensor(found, "labels"), card
-
-
-def _pair_of_results(experiments: Sequence, experiment: int) -> Sequence:
-    """[images, labels] of one experiment, as DC, DSA and DM write a list of them under `data`."""
-    count = len(experiments)
-    if not 0 <= experiment < count:
-        expected = f"expected 0 to {count - 1}" if count else "expected 1 or more; get the file again"
-        raise HgladError(f"experiment is {experiment} of {count} in it: {expected}")
-    pair = experiments[experiment]
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        kind = type(pair).__name__
-        raise HgladError(f"experiment {experiment} is a {kind}: expected images and labels; save both")
-    return pair
 
 
 def _entry(content: Mapping, names: Sequence[str], needed: str | None = None) -> str | None:
@@ -461,9 +451,11 @@ def fit_shape(images: Tensor, real: RealData) -> Tensor:
 
 
 def _another_size(what: str, shape: Sequence[int], real: RealData) -> HgladError:
-    expected = "expected {1} x {2} as in {0!r}".format(real.name, *real.image_shape[1:])
-    found = f"{shape[-2]} x {shape[-1]} pixels (height x width)"
-    return HgladError(f"{what} {found}: {expected}; load the data in that resolution or resize the images")
+    height, width = real.image_shape[1:]
+    return HgladError(
+        f"{what} {shape[-2]} x {shape[-1]} pixels (height x width): expected {height} x {width} as in "
+        f"{real.name!r}; load the data in that resolution or resize the images"
+    )
 
 
 def _statistics(normalized: bool | Statistics, real: RealData) -> tuple[Tensor, Tensor] | None:
