@@ -2,10 +2,11 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: reproduce book test lint clean help
+.PHONY: reproduce book test lint bench clean help
 
 PROFILE ?= digits
 WORKERS ?= 2
+DEVICE ?= cpu
 # The first command that runs and is new enough; a shim that is on the path but does not run is passed over.
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3.11 python3; do $$name -c "$(RECENT)" 2>/dev/null && echo $$name && break; done)
@@ -27,17 +28,31 @@ reproduce: .venv/.installed ## recompute PROFILE (digits), build the book, compa
 book: .venv/.installed ## build the book of PROFILE (digits) from its committed results
 	$(BIN)/hglad run $(SETTINGS) --results $(COMMITTED) --notebooks $(NOTEBOOKS) --book .
 
+# $(call part,NAME,COMMAND): run it, and note how long it took for the end of `make test`.
+part = @begin=$$(date +%s); { $(2); } && printf '%-16s %4d s\n' '$(1)' $$(($$(date +%s) - begin)) | tee -a $(TEST)/times
+TEST := _build/test
+
 test: export TQDM_DISABLE = 1
 test: export OMP_NUM_THREADS = 1
-test: lint ## check the style, run the tests, run the committed notebooks again
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests
-	$(BIN)/python -m pytest -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 120 book/results/digits book/results/digits-search
-	@echo "make test: style, tests and notebooks passed"
+test: export HGLAD_TEST_BUILD = $(abspath $(TEST))
+test: ## check style, tests, notebooks from nothing, committed notebooks and book; say how long each part took
+	@rm -rf $(TEST) && mkdir -p $(TEST)
+	$(call part,installation,$(MAKE) -s .venv/.installed)
+	$(call part,style,$(MAKE) -s lint)
+	$(call part,smoke notebooks,$(BIN)/hglad run configs/smoke.yaml --results $(TEST)/results --notebooks $(TEST)/notebooks)
+	$(call part,book,$(BIN)/hglad book --out $(TEST))
+	$(call part,tests,$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not slow" tests)
+	$(call part,nbval,$(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 book/results/digits book/results/digits-search)
+	@echo "make test: all passed"; awk '{print; all += $$(NF - 1)} END {printf "%-16s %4d s\n", "all", all}' $(TEST)/times
 
 lint: .venv/.installed ## check the style of the code and that notebook templates hold no output
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+bench: .venv/.installed ## time fast implementations beside plain ones on DEVICE (cpu), into _build/bench-DEVICE.json
+	@mkdir -p _build
+	$(BIN)/python benchmarks/bench.py --device $(DEVICE) --json _build/bench-$(DEVICE).json
 
 clean: ## delete everything computed or built; the environment (.venv) stays
 	rm -rf _build .pytest_cache .ruff_cache

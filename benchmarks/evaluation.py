@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hglad.bench import Case, Step, seeded
+from bench import Case, Step, seeded
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import DataSet, load_data
 from hglad.evaluation.baselines import random_real

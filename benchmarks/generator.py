@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hglad.bench import Case, Step
+from bench import Case, Step
 from hglad.priors.base import Latents
 from hglad.priors.geometry import plan_layers
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, SynthesisLayer, leaky_relu

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hglad.bench import Case, Step, seeded
+from bench import Case, Step, seeded
 from hglad.data.augmentation import Augmentation, Transform
 from hglad.data.datasets import RealData, draw
 from hglad.networks import Classifier, create_network, initialize

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hglad.bench import Case, Step
+from bench import Case, Step
 from hglad.data.datasets import RealData, load_data
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.networks import Classifier, create_network

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from hglad.networks.initialization import draws
 
 MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
-CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (hglad bench)
+CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (make bench)
 SMALLEST = 4  # fewer images keep two cores waiting for each other
 
 
