@@ -3,8 +3,8 @@
     python benchmarks/bench.py [--suites matching,generator] [--device cuda] [--json FILE]
 
 A suite is a file of this folder with a function `cases(device, quick)`. Written are, of each implementation,
-the first step (with what it compiles), median, extremes and number of the later ones; of both the ratio of the
-medians and the relative difference of their results; with them machine, versions and commit.
+the first step (with what it compiles), median, extremes and number of the later ones; of both the ratio of
+the medians and the relative difference of their results; with them machine, versions and commit.
 """
 
 import argparse

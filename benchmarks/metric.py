@@ -3,7 +3,7 @@
 Fast: `hglad.metrics`, which passes the real images through the classifier in parts that stay in the cache of
 the processor, and keeps the result for the searches that follow in the same process. Straightforward: 512
 images at once, for every search anew. Both return the mean vectors of the classes, (class, K). Images are
-the handwritten digits, enlarged, in colour; the weights of the classifier are drawn, not trained.
+the handwritten digits, enlarged, in color; the weights of the classifier are drawn, not trained.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import Case, Step
 from hglad.data.datasets import RealData, load_data
+from hglad.metrics import REAL_SIDES
 from hglad.metrics.class_relevant import ClassRelevantDistance
 from hglad.networks import Classifier, create_network
 
@@ -42,12 +43,15 @@ def _classifier(size: int, width: int, device: str) -> Classifier:
     return network.to(device)
 
 
-def _every_time(metric: type, size: int, width: int, device: str) -> Step:
-    return metric(_real(size, device), _classifier(size, width, device)).means_of_real
+def _step(metric: type, keep: bool, size: int, width: int, device: str) -> Step:
+    real, classifier = _real(size, device), _classifier(size, width, device)
 
+    def step() -> Tensor:
+        if not keep:  # what an earlier search has left
+            REAL_SIDES.pop(real, None)
+        return metric(real, classifier).real_means
 
-def _once(size: int, width: int, device: str) -> Step:
-    return lambda: ClassRelevantDistance(_real(size, device), _classifier(size, width, device)).real_means
+    return step
 
 
 def cases(device: str, quick: bool) -> list[Case]:
@@ -57,9 +61,9 @@ def cases(device: str, quick: bool) -> list[Case]:
 
     def case(name: str, fast: Callable[[], Step]) -> Case:
         note = f"{len(_real(size, device).images)} images of {size} px, ConvNet-3 of width {width}"
-        return Case(f"class_relevant, {name} search", fast, lambda: _every_time(_Plain, *shape), note)
+        return Case(f"class_relevant, {name} search", fast, lambda: _step(_Plain, False, *shape), note)
 
     return [
-        case("first", lambda: _every_time(ClassRelevantDistance, *shape)),
-        case("further", lambda: _once(*shape)),
+        case("first", lambda: _step(ClassRelevantDistance, False, *shape)),
+        case("further", lambda: _step(ClassRelevantDistance, True, *shape)),
     ]
