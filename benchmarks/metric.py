@@ -27,7 +27,9 @@ class _Plain(ClassRelevantDistance):
     @torch.no_grad()
     def vectors(self, images: Tensor, labels: Tensor) -> Tensor:
         pairs = zip(images.split(AT_ONCE), labels.to(images.device).split(AT_ONCE), strict=True)
-        return torch.cat([self.reduce(self.maps(x), y) for x, y in pairs])
+        return torch.cat(
+            [self.reduce(self.classifier.feature_maps(self.real.normalize(x), -1), y) for x, y in pairs]
+        )
 
 
 @cache
