@@ -27,7 +27,7 @@ from hglad.evaluation.baselines import random_real
 from hglad.evaluation.evaluate import evaluate
 from hglad.evaluation.training import SCHEDULES, accuracy, confusion_matrix
 from hglad.networks import create_network
-from hglad.networks.pooling import AveragePool
+from hglad.networks.convnet import AveragePool
 from hglad.runtime import keep_freed_memory
 from hglad.settings import TrainingSettings
 

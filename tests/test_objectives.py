@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData, load_data
 from hglad.errors import HgladError
-from hglad.networks import NETWORKS, chunks, create_network, initialize
+from hglad.networks import NETWORKS, create_network, initialize, passes
 from hglad.objectives import (
     OBJECTIVES,
     Derivatives,
@@ -259,13 +259,13 @@ def test_second_derivatives_agree_with_finite_differences():
 def test_chunks_add_up_to_the_whole_batch(monkeypatch):
     network = surrogate()
     case = second_derivative_case(network, count=10)
-    derivatives, passes = Derivatives(network), []
-    network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    derivatives, sizes = Derivatives(network), []
+    network.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     whole = derivatives.products(*case, hessian=True), derivatives.gradient(case[0], *case[2:])
-    assert passes == [10, 10]
-    monkeypatch.setattr(chunks, "CACHE", 1)
+    assert sizes == [10, 10]
+    monkeypatch.setattr(passes, "CACHE", 1)
     parts = derivatives.products(*case, hessian=True), derivatives.gradient(case[0], *case[2:])
-    assert passes[2:] == [4, 4, 2] * 2
+    assert sizes[2:] == [4, 4, 2] * 2
     for a, b in zip((*parts[0], parts[1]), (*whole[0], whole[1]), strict=True):
         assert_close(a, b, 1e-9)
 
@@ -541,7 +541,7 @@ def test_distribution_matching_agrees_with_finite_differences():
 def test_mean_embedding_in_chunks_is_that_of_the_whole_batch(monkeypatch):
     network, real = surrogate(), torch.rand(3, 5, 1, 16, 16, generator=seeded(0))
     expected = network.embed(real).mean(1)
-    monkeypatch.setattr(chunks, "CACHE", 1)
+    monkeypatch.setattr(passes, "CACHE", 1)
     found = mean_embedding(network, real)
     assert not found.requires_grad
     torch.testing.assert_close(found, expected.detach())

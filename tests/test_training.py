@@ -29,7 +29,7 @@ from hglad.evaluation.training import (
     train_epoch,
 )
 from hglad.networks import create_network
-from hglad.networks.chunks import accumulate_gradient
+from hglad.networks.passes import accumulate_gradient
 from hglad.settings import TrainingSettings
 
 PLAIN = TrainingSettings(epochs=1, lr=0.1, schedule="constant", augmentation="", ema_decay=None)

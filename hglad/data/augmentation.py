@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.networks.initialization import host_rng
+from hglad.networks.passes import host_rng
 from hglad.registry import unknown
 from hglad.settings import DSA
 

@@ -10,7 +10,7 @@ from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet
 from hglad.networks import Classifier
-from hglad.networks.chunks import largest_maps
+from hglad.networks.passes import largest_maps
 from hglad.priors.base import Prior
 from hglad.settings import derive_seed
 

@@ -30,7 +30,7 @@ from hglad.evaluation.training import (
 )
 from hglad.evaluation.training import protocol as protocol_of
 from hglad.networks import NETWORKS, Classifier, create_network
-from hglad.networks.initialization import draws
+from hglad.networks.passes import draws
 from hglad.paths import cache_folder
 from hglad.provenance import Stopwatch
 from hglad.runtime import free_memory, is_out_of_memory, out_of_memory, progress_bar

@@ -16,15 +16,16 @@ from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.networks import Classifier
-from hglad.networks.chunks import (
+from hglad.networks.passes import (
     accumulate_gradient,
     chunk_size,
+    draws,
+    dropout_from,
     forward_size,
     full_precision,
     limit_chunks,
     separable,
 )
-from hglad.networks.initialization import draws, dropout_from
 from hglad.runtime import within_memory
 from hglad.settings import PROTOCOLS, TrainingSettings, fingerprint, suggestion
 from hglad.storage import Checkpoint

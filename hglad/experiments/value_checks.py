@@ -73,7 +73,6 @@ def check_network(key: str, options: Any) -> None:
 def _check_library(key: str, options: dict[str, Any]) -> None:
     """A network of torchvision or timm; what the model makes of its options shows when it is created."""
     try:
-        library, model = NETWORKS.library(options["name"])
-        library.check(model, options.keys() - {"name"})
+        NETWORKS.check(options["name"], options.keys() - {"name"})
     except HgladError as error:
         raise HgladError(f"{key}: {error}") from error

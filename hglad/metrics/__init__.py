@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.networks import Classifier
-from hglad.networks.chunks import forward_size
-from hglad.networks.initialization import initialize
+from hglad.networks import Classifier, initialize
+from hglad.networks.passes import forward_size
 from hglad.objectives import Objective
 from hglad.registry import Registry
 

@@ -21,18 +21,11 @@ class AlexNet(Classifier):
         small, middle, large = scaled((128, 192, 256), width)
         height, breadth = size_after(image_shape, 3)
         self.features = nn.Sequential(
-            first_convolution(image_shape[0], small, 5),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(small, middle, 5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(middle, large, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(large, middle, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(middle, middle, 3, padding=1),
-            nn.ReLU(inplace=True),
+            *(first_convolution(image_shape[0], small, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(small, middle, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(middle, large, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(large, middle, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(middle, middle, 3, padding=1), nn.ReLU(inplace=True)),
         )
         self.pool = nn.MaxPool2d(2)
         self.classifier = nn.Linear(middle * height * breadth, classes)

@@ -1,23 +1,26 @@
-"""Networks of torchvision and timm by name: "torchvision:resnet50", "timm:resnet18".
+"""Classifiers of torchvision and timm by name: "torchvision:resnet50", "timm:resnet18".
 
-No pretrained weights and no download: the library initializes the model. A result that used one is kept under
-the library's version beside `VERSION`, since a library changes its models without a number of their own.
+No pretrained weights and no download: the library initializes the model. Its last linear layer becomes
+`classifier`, so that what is left of it, `model`, gives the embedding.
 """
 
+import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from hglad.errors import HgladError
-from hglad.networks import NETWORKS
-from hglad.networks.external import Call, External, Tap, trace
+from hglad.networks.classifier import Classifier
+from hglad.networks.passes import draw_seed, global_seed
+from hglad.registry import unknown
 
 VERSION = 1  # raise when the same model of the same library gives other outputs
 
@@ -25,179 +28,274 @@ NOT_OPTIONS = {  # set by hglad itself, ways to load weights, and what makes oth
     "num_classes", "in_chans", "weights", "progress", "pretrained", "pretrained_cfg",
     "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only", "exportable", "scriptable",
 }  # fmt: skip
+Outputs = list[tuple[nn.Module, Tensor]]  # what every module returned, inner before outer
 
 
-class ModelLibrary:
-    """What torchvision and timm have in common."""
-
-    name: ClassVar[str]
-
-    def models(self) -> list[str]:
-        """Names of the image classifiers."""
-        raise NotImplementedError
-
-    def other_models(self) -> list[str]:
-        """Names of models for other tasks."""
-        return []
-
-    def version(self) -> str:
-        """Own number and the library's release, without what names its build, such as "1 (timm 1.0.31)"."""
-        self._import()
-        return f"{VERSION} ({self.name} {importlib.metadata.version(self.name).partition('+')[0]})"
-
-    def check(self, model: str, options: Collection[str]) -> None:
-        """As `Library.check`."""
-        known = self.models()
-        if model in self.other_models():
-            raise HgladError(
-                f"'{self.name}:{model}' is no image classifier; choose one, such as '{self.name}:resnet18'"
-            )
-        if model not in known:
-            near = [f"'{self.name}:{found}'" for found in get_close_matches(model, known, n=3)]
-            advice = (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else f"the documentation of {self.name} lists its models"
-            )
-            raise HgladError(f"unknown network '{self.name}:{model}': {advice}")
-        for option in sorted(NOT_OPTIONS.intersection(options)):
-            raise HgladError(
-                f"option {option!r} of '{self.name}:{model}' is not yours to set: the network fits the data "
-                "and starts without pretrained weights; remove it"
-            )
-
-    def _import(self) -> ModuleType:
-        try:
-            return importlib.import_module(self.name)
-        except ImportError as error:
-            raise HgladError(f"networks of {self.name} need the package: pip install {self.name}") from error
+def version(name: str) -> str:
+    """Own number and the library's release, without what names its build, such as "1 (timm 1.0.31)"."""
+    library = _package(name).__name__
+    return f"{VERSION} ({library} {importlib.metadata.version(library).partition('+')[0]})"
 
 
-class Torchvision(ModelLibrary):
-    """Image classifiers of torchvision; they take three channels, so a grey image is repeated."""
-
-    name = "torchvision"
-
-    def models(self) -> list[str]:
-        """Those that its module of classifiers registers, not its detectors, segmenters and video models."""
-        models = self._import().models
-        return models.list_models(module=models)
-
-    def other_models(self) -> list[str]:
-        """Detection, segmentation, optical flow, video, quantised."""
-        return sorted(set(self._import().models.list_models()) - set(self.models()))
-
-    def create(
-        self,
-        model: str,
-        image_shape: tuple[int, int, int],
-        classes: int,
-        generator: torch.Generator,
-        options: dict[str, Any],
-    ) -> External:
-        """As `Library.create`."""
-        self.check(model, options)
-        models = self._import().models
-        arguments = self._arguments(model, image_shape) | options
-        build = partial(models.get_model, model, weights=None, num_classes=classes, **arguments)
-        return External(f"{self.name}:{model}", image_shape, 3, classes, build, torchvision_tap, generator)
-
-    def _arguments(self, model: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-        """What the model's constructor must be told: the size of the images, no auxiliary logits."""
-        _, height, width = image_shape
-        made = inspect.signature(self._import().models.get_model_builder(model)).return_annotation
-        parameters = inspect.signature(made).parameters
-        arguments: dict[str, Any] = {}
-        if "image_size" in parameters:
-            if height != width:
-                raise HgladError(
-                    f"torchvision:{model} takes square images, got {height} x {width} px; resize them or "
-                    "choose another network"
-                )
-            arguments["image_size"] = height
-        if "input_size" in parameters:
-            arguments["input_size"] = (height, width)
-        if "aux_logits" in parameters:  # with these come the paper's initial weights, soon not the default
-            arguments |= {"aux_logits": False, "init_weights": True}
-        return arguments
-
-
-class Timm(ModelLibrary):
-    """Image classifiers of timm, which take any number of channels; many also take the size of the images."""
-
-    name = "timm"
-
-    def models(self) -> list[str]:
-        """Architectures; timm's names with a dot are those of their weights."""
-        return self._import().list_models()
-
-    def create(
-        self,
-        model: str,
-        image_shape: tuple[int, int, int],
-        classes: int,
-        generator: torch.Generator,
-        options: dict[str, Any],
-    ) -> External:
-        """As `Library.create`."""
-        self.check(model, options)
-        build = partial(self._build, model, image_shape, classes, options)
-        return External(
-            f"{self.name}:{model}", image_shape, image_shape[0], classes, build, timm_tap, generator
+def check(name: str, options: Iterable[str]) -> None:
+    """Raise `HgladError` for a model that its library does not have and an option that is not the user's."""
+    package, (library, _, model) = _package(name), name.partition(":")
+    everything = package.models.list_models()
+    known = everything if library == "timm" else package.models.list_models(module=package.models)
+    if model not in known:
+        near = " or ".join(f"'{library}:{found}'" for found in get_close_matches(model, known, cutoff=0))
+        kind = f"'{name}' is no image classifier" if model in everything else f"unknown network '{name}'"
+        raise HgladError(f"{kind}: did you mean {near}?")
+    for option in sorted(NOT_OPTIONS.intersection(options)):
+        raise HgladError(
+            f"option {option!r} of '{name}' is not yours to set: the network fits the data and starts "
+            "without pretrained weights; remove it"
         )
 
-    def _build(
-        self, model: str, image_shape: tuple[int, int, int], classes: int, options: dict[str, Any]
-    ) -> nn.Module:
-        channels, *size = image_shape
-        create = partial(
-            self._import().create_model, model, pretrained=False, num_classes=classes, in_chans=channels
-        )
+
+def _package(name: str) -> ModuleType:
+    library = name.partition(":")[0]
+    if library not in ("torchvision", "timm"):
+        raise unknown("library of networks", library, ["torchvision", "timm"])
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise HgladError(f"networks of {library} need the package: pip install {library}") from error
+
+
+class Maps(NamedTuple):
+    """Where a model has its last feature maps: what the module `path` is `given` or returns; None:
+    what goes from `forward_features` to `forward_head`."""
+
+    path: str | None
+    given: bool = False
+    channels_last: bool = False  # (n, h', w', K) instead of (n, K, h', w')
+    grid: tuple[int, int] | None = None  # (h', w') of tokens (n, prefix + h' w', K)
+
+    def read(self, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (n, K, h', w') and `found` made of them again, so that gradients pass through them."""
+        if found.dim() == 3:
+            prefix = found.shape[1] - self.grid[0] * self.grid[1]
+            maps = found[:, prefix:].mT.unflatten(-1, self.grid)
+            return maps, torch.cat([found[:, :prefix], maps.flatten(2).mT], dim=1)
+        maps = found.movedim(-1, 1) if self.channels_last else found
+        return maps, maps.movedim(1, -1) if self.channels_last else maps
+
+
+class LibraryNetwork(Classifier):
+    """A model of another library, freshly initialized.
+
+    Raises:
+        HgladError: a model that cannot be made, images that it does not take, other outputs than logits.
+    """
+
+    external = True  # draws and mixes images in training mode for all that is known
+
+    def __init__(
+        self, name: str, image_shape: tuple[int, int, int], classes: int, rng: torch.Generator, options: dict
+    ) -> None:
+        super().__init__(image_shape)
+        check(name, options)
+        make = torchvision_model if name.startswith("torchvision") else timm_model
+        self.title, self.head, self.maps = name, None, None
+        self.build = partial(make, name.partition(":")[2], image_shape, classes, **options)
+        self.model = self._drawn(rng).eval()
+        self._find_layers(classes)
+        self.train()
+
+    def draw_parameters(self, rng: torch.Generator) -> None:
+        """Draw parameters and buffers anew, in place, as the library initializes them."""
+        fresh = self._drawn(rng).state_dict()
+        for name, tensor in self.state_dict().items():
+            part, _, name = name.partition(".")
+            tensor.copy_(fresh[name if part == "model" else f"{self.head}.{name}"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(..., ch, h, w) -> logits (..., classes)."""
+        found = self._run(self._checked(images).flatten(0, -4), self.model)
+        return (self.classifier(found) if self.head else found).unflatten(0, images.shape[:-3])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """As `Classifier.embed`; raises `HgladError` where the logits need more than one linear layer."""
+        self._require("embedding", self.head)
+        return self._run(self._checked(images).flatten(0, -4), self.model).unflatten(0, images.shape[:-3])
+
+    def maps_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Classifier.maps_and_embedding`; raises `HgladError` for a model without them."""
+        self._require("embedding", self.head)
+        return self._maps_and_output(images)
+
+    def feature_maps(self, images: Tensor, layer: int = -1) -> Tensor:
+        """(n, ch, h, w) -> the last feature maps before the final pooling, (n, K, h', w').
+
+        Of a transformer they are the patch tokens: those that enter its last block where the logits follow
+        from a class token. Raises `HgladError` for a `layer` other than -1 and a model without such maps.
+        """
+        if layer != -1:
+            return super().feature_maps(images, layer)
+        return self._maps_and_output(self._checked(images))[0]
+
+    def _require(self, what: str, found: object) -> None:
+        if found is None:
+            raise HgladError(
+                f"{self.title} has no {what} that its layers show; take another network, such as convnet"
+            )
+
+    def _maps_and_output(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self._require("feature maps", self.maps)
+        seen: list[Tensor] = []
+
+        def see(found: Tensor) -> Tensor:
+            maps, again = self.maps.read(found)
+            seen.append(maps)
+            return again
+
+        def features_first(images: Tensor) -> Tensor:
+            return self.model.forward_head(see(self.model.forward_features(images)))
+
+        path, given, *_ = self.maps
+        if path is None:
+            output = self._run(images, features_first)
+            return seen[0], output
+        module = self.model.get_submodule(path)
+        if given:
+            hook = module.register_forward_pre_hook(lambda _, given: (see(given[0]), *given[1:]))
+        else:
+            hook = module.register_forward_hook(lambda _, given, returned: see(returned))
+        with hook:
+            output = self._run(images, self.model)
+        return seen[0], output
+
+    def _run(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the model makes of images (n, ch, h, w): the embedding, without a `classifier` the logits."""
+        channels = 3 if self.title.startswith("torchvision") else self.image_shape[0]
         try:
-            return create(**{"img_size": tuple(size)} | options)
-        except TypeError:  # a model for every size, or an option that it does not have
-            return create(**options)
+            found = run(images.expand(-1, channels, -1, -1))
+        except ValueError as error:
+            if not self.training or len(images) != 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise HgladError(
+                f"{self.title} cannot train on a batch of one image: its batch norm has one value per "
+                "channel to normalize by; choose a batch_size that leaves no single image, or another network"
+            ) from error
+        if not isinstance(found, Tensor):
+            raise HgladError(
+                f"{self.title} returns a {type(found).__name__} and not logits; leave out the option that "
+                "asks for more outputs"
+            )
+        return found
+
+    def _drawn(self, rng: torch.Generator) -> nn.Module:
+        with global_seed(draw_seed(rng)):
+            try:
+                return self.build()
+            except Exception as error:  # whatever the library's constructor raises
+                raise self._unusable("cannot be made for", error) from error
+
+    def _find_layers(self, classes: int) -> None:
+        """One pass on black images: where the maps are, and whether a last linear layer gives the logits."""
+        images = torch.zeros(2, *self.image_shape)
+        outputs: Outputs = []
+
+        def note(module: nn.Module, given: tuple, returned: object) -> None:
+            if isinstance(returned, Tensor):
+                outputs.append((module, returned))
+
+        try:
+            with torch.no_grad(), register_module_forward_hook(note):
+                logits = self._run(images, self.model)
+        except HgladError:
+            raise
+        except Exception as error:  # whatever the library's model raises
+            raise self._unusable("does not take", error) from error
+        if logits.shape != (2, classes):
+            raise HgladError(
+                f"{self.title} returns {tuple(logits.shape)} for 2 images, expected logits of shape "
+                f"{(2, classes)}; choose an image classifier"
+            )
+        self.largest_maps = max(returned.numel() for _, returned in outputs) // 2  # of one image
+        if hasattr(self.model, "get_classifier"):
+            layer, self.maps = self.model.get_classifier(), timm_maps(self.model, images)
+        else:
+            layer = [None, *(module for module in self.model.modules() if isinstance(module, nn.Linear))][-1]
+            self.maps = torchvision_maps(self.model, images, outputs)
+        if isinstance(layer, nn.Linear):
+            self.head = next(path for path, module in self.model.named_modules() if module is layer)
+            self.model.set_submodule(self.head, nn.Identity())
+            self.classifier = layer
+            with torch.no_grad():
+                assert torch.equal(self(images), logits)
+
+    def _unusable(self, what: str, error: Exception) -> HgladError:
+        size, lines = " x ".join(map(str, self.image_shape)), str(error).strip().splitlines()
+        reason = lines[0].rstrip(".") if lines else type(error).__name__
+        return HgladError(
+            f"{self.title} {what} images of {size}: {reason}; change its options or the size of the images "
+            "(mostly larger ones), or take another network"
+        )
 
 
-def torchvision_tap(model: nn.Module, images: Tensor, calls: list[Call]) -> Tap | None:
+def torchvision_model(
+    model: str, image_shape: tuple[int, int, int], classes: int, **options: object
+) -> nn.Module:
+    """With parameters from PyTorch's global generator; some must be told the size of the images."""
+    from torchvision import models
+
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"it takes images of 1 or 3 channels, got {channels}")
+    parameters = inspect.signature(
+        inspect.signature(models.get_model_builder(model)).return_annotation
+    ).parameters
+    if "image_size" in parameters and height != width:
+        raise ValueError(f"it takes square images, got {height} x {width} px")
+    needs = {"image_size": height, "input_size": (height, width)}
+    needs |= {"aux_logits": False, "init_weights": True}  # the weights of the paper, soon not the default
+    needs = {name: value for name, value in needs.items() if name in parameters}
+    return models.get_model(model, weights=None, num_classes=classes, **needs | options)
+
+
+def timm_model(model: str, image_shape: tuple[int, int, int], classes: int, **options: object) -> nn.Module:
+    """With parameters from PyTorch's global generator; many also take the size of the images."""
+    import timm
+
+    channels, *size = image_shape
+    create = partial(timm.create_model, model, pretrained=False, num_classes=classes, in_chans=channels)
+    try:
+        return create(**{"img_size": tuple(size)} | options)
+    except TypeError:  # a model for every size, or an option that it does not have
+        return create(**options)
+
+
+def torchvision_maps(
+    model: nn.Module, images: Tensor, outputs: list[tuple[nn.Module, Tensor]]
+) -> Maps | None:
     """The last maps before the last global pooling that are not themselves pooled; the tokens of a ViT."""
+    paths = {module: path for path, module in model.named_modules()}
     if hasattr(model, "encoder") and hasattr(model, "patch_size"):
         grid = (images.shape[-2] // model.patch_size, images.shape[-1] // model.patch_size)
-        *_, (name, _) = model.encoder.layers.named_children()
-        return Tap(f"encoder.layers.{name}", given=True, grid=grid)  # its output for patches reaches no logit
-    poolings = [index for index, call in enumerate(calls) if isinstance(call.module, nn.AdaptiveAvgPool2d)]
-    before = calls[: poolings[-1]] if poolings else calls
-    pooled = [call.returned for call in before if isinstance(call.module, nn.MaxPool2d)]
-    for call in reversed(before):
-        if call.returned.dim() == 4 and not any(call.returns(maps) for maps in pooled):
-            return Tap(call.path)
-    return None
+        *_, last = model.encoder.layers.children()
+        return Maps(paths[last], given=True, grid=grid)  # its output for patches reaches no logit
+    poolings = [
+        index for index, (module, _) in enumerate(outputs) if isinstance(module, nn.AdaptiveAvgPool2d)
+    ]
+    before = outputs[: poolings[-1]] if poolings else outputs
+    pooled = {id(maps) for module, maps in before if isinstance(module, nn.MaxPool2d)}
+    found = [paths[module] for module, maps in before if maps.dim() == 4 and id(maps) not in pooled]
+    return Maps(found[-1]) if found else None
 
 
-def timm_tap(model: nn.Module, images: Tensor, calls: list[Call]) -> Tap | None:
+@torch.no_grad()
+def timm_maps(model: nn.Module, images: Tensor) -> Maps | None:
     """What `forward_features` returns; where a class token is read from it, what enters the last block."""
-    patches = getattr(model, "patch_embed", None) or getattr(model, "stem", None)
-    grid = getattr(patches, "grid_size", None)
-    if getattr(model, "global_pool", None) == "token" and hasattr(model, "blocks"):
-        last = f"blocks.{len(model.blocks) - 1}"
-        given = next((call.given for call in calls if call.path == last), None)
-        return Tap(last, given=True, grid=grid) if _are_tokens(given, grid) else None
-    maps, calls = trace(model, model.forward_features, images)
-    if not isinstance(maps, Tensor) or not (maps.dim() == 4 or _are_tokens(maps, grid)):
+    grid = getattr(getattr(model, "patch_embed", None) or getattr(model, "stem", None), "grid_size", None)
+    found = model.forward_features(images)
+    if not isinstance(found, Tensor) or found.dim() not in (3, 4):
         return None
-    for call in reversed(calls):
-        if call.returns(maps) and call.returned.dim() == maps.dim():
-            as_given = call.returned.stride() == maps.stride()  # or the model moves the channels afterwards
-            channels_last = (getattr(model, "output_fmt", "NCHW") == "NHWC") == as_given
-            return Tap(call.path, channels_last=channels_last, grid=grid)
-    return None
-
-
-def _are_tokens(tokens: Tensor | None, grid: tuple[int, int] | None) -> bool:
-    """Whether a tensor is (n, prefix + h' w', K) for a `grid` (h', w') and a few tokens in front."""
-    if tokens is None or grid is None or tokens.dim() != 3:
-        return False
-    return 0 <= tokens.shape[1] - grid[0] * grid[1] < 8  # class, distillation and register tokens
-
-
-NETWORKS._libraries |= {"torchvision": Torchvision(), "timm": Timm()}
+    if found.dim() == 4:
+        return Maps(None, channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC")
+    if grid is None or not 0 <= found.shape[1] - grid[0] * grid[1] < 8:  # class and register tokens
+        return None
+    if getattr(model, "global_pool", None) == "token" and hasattr(model, "blocks"):
+        return Maps(f"blocks.{len(model.blocks) - 1}", given=True, grid=grid)
+    return Maps(None, grid=grid)

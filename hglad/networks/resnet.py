@@ -7,8 +7,6 @@ from hglad.networks.convnet import first_convolution, instance_norm
 
 VERSION = 1  # raise when the same parameters give other outputs
 
-WIDTHS = (64, 128, 256, 512)  # two blocks each
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions without bias; a 1x1 projection where the shape changes."""
@@ -44,13 +42,10 @@ class ResNet18(Classifier):
         super().__init__(image_shape)
         # Below, the last maps have one pixel, which instance norm turns into a constant.
         require_size("resnet18", image_shape, 5 if image_shape[0] == 1 else 9)
-        widths = scaled(WIDTHS, width)
+        widths = scaled((64, 128, 256, 512), width)
         inputs = widths[0]
-        layers = [
-            first_convolution(image_shape[0], inputs, 3, bias=False),
-            instance_norm(inputs),
-            nn.ReLU(inplace=True),
-        ]
+        stem = first_convolution(image_shape[0], inputs, 3, bias=False)
+        layers = [stem, instance_norm(inputs), nn.ReLU(inplace=True)]
         for stage, channels in enumerate(widths):
             stride = 1 if stage == 0 else 2
             layers += [BasicBlock(inputs, channels, stride), BasicBlock(channels, channels, stride=1)]

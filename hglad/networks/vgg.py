@@ -22,25 +22,21 @@ class VGG11(Classifier):
     def __init__(self, image_shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(image_shape)
         require_size("vgg11", image_shape, 4)
-        large = min(image_shape[1:]) >= 128
-        halvings = 0
         layers: list[nn.Module] = []
-        blocks = [scaled(block, width) for block in BLOCKS]
-        for block, widths in enumerate(blocks):
-            if block > 0 and min(size_after(image_shape, halvings + 1)) >= 2:
+        inputs, halvings = 0, 0
+        for block in BLOCKS:
+            if layers and min(size_after(image_shape, halvings + 1)) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 halvings += 1
-            for channels in widths:
-                layers += _convolution(layers, image_shape[0], channels)
+            for channels in scaled(block, width):
+                if inputs:
+                    convolution = nn.Conv2d(inputs, channels, 3, padding=1)
+                else:
+                    convolution = first_convolution(image_shape[0], channels, 3)
+                layers += [convolution, instance_norm(channels), nn.ReLU(inplace=True)]
+                inputs = channels
+        large = min(image_shape[1:]) >= 128
         height, breadth = (7, 7) if large else size_after(image_shape, halvings + 1)
         self.features = nn.Sequential(*layers)
         self.pool = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(7) if large else nn.Identity())
-        self.classifier = nn.Linear(blocks[-1][-1] * height * breadth, classes)
-
-
-def _convolution(before: list[nn.Module], channels: int, width: int) -> list[nn.Module]:
-    """Convolution, norm and ReLU that fit on the layers `before`."""
-    convolution = first_convolution(channels, width, 3)
-    if inputs := [layer.out_channels for layer in before if isinstance(layer, nn.Conv2d)]:
-        convolution = nn.Conv2d(inputs[-1], width, 3, padding=1)
-    return [convolution, instance_norm(width), nn.ReLU(inplace=True)]
+        self.classifier = nn.Linear(inputs * height * breadth, classes)

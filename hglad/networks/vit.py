@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hglad.errors import HgladError
-from hglad.networks import Classifier, register_network, require, require_size
-from hglad.networks.initialization import fill_normal, redraw
+from hglad.networks import Classifier, redraw, register_network, require, require_size
 
 VERSION = 1  # raise when the same parameters give other outputs
 
@@ -30,10 +29,11 @@ class Tokens(nn.Module):
         return self.dropout(tokens + self.positions)  # (n, 1 + patches, dim)
 
 
-@redraw.register(Tokens)
-def _redraw_tokens(module: Tokens, generator: torch.Generator) -> None:
-    fill_normal(module.class_token, generator)
-    fill_normal(module.positions, generator)
+@redraw.register
+def _(module: Tokens, rng: torch.Generator) -> None:
+    for parameter in (module.class_token, module.positions):
+        draw = torch.empty(parameter.shape, dtype=parameter.dtype, device=rng.device)
+        parameter.copy_(draw.normal_(generator=rng))
 
 
 class Attention(nn.Module):
@@ -56,19 +56,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with a residual connection and its norm in front."""
 
-    def __init__(
-        self, dim: int, heads: int, head_dim: int, mlp: int, dropout: float, layer_norm: bool
-    ) -> None:
+    def __init__(self, dim: int, norm: type[nn.Module], attention: Attention, mlp: int, dropout: float):
         super().__init__()
-        self.attention = nn.Sequential(_norm(dim, layer_norm), Attention(dim, heads, head_dim, dropout))
-        self.mlp = nn.Sequential(
-            _norm(dim, layer_norm),
-            nn.Linear(dim, mlp),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp, dim),
-            nn.Dropout(dropout),
-        )
+        self.attention = nn.Sequential(norm(dim), attention)
+        layers = nn.Linear(dim, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, dim), nn.Dropout(dropout)
+        self.mlp = nn.Sequential(norm(dim), *layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(tokens)
@@ -97,18 +89,25 @@ class ViT(Classifier):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(image_shape)
-        small = max(image_shape[1:]) <= 32
+        _, height, width = image_shape
+        small = max(height, width) <= 32
         patch = (4 if small else 16) if patch is None else patch
         depth = (6 if small else 10) if depth is None else depth
-        layer_norm = small if layer_norm is None else layer_norm
+        norm = nn.LayerNorm if (small if layer_norm is None else layer_norm) else nn.Identity
         require("vit", patch=patch, depth=depth, dim=dim, heads=heads, head_dim=head_dim, mlp=mlp)
+        require_size(f"vit with patch {patch}", image_shape, patch)
         if not 0 <= dropout < 1:
             raise HgladError(f"vit has dropout={dropout!r}; give a probability from 0 to below 1")
-        self.grid = _patch_grid(image_shape, patch)
+        if height % patch or width % patch:
+            raise HgladError(
+                f"vit cannot cut {height} x {width} px into patches of {patch} px; "
+                "choose a patch that divides both sides"
+            )
+        self.grid = height // patch, width // patch
         self.tokens = Tokens(image_shape, patch, dim, dropout)
-        blocks = [Block(dim, heads, head_dim, mlp, dropout, layer_norm) for _ in range(depth)]
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = _norm(dim, layer_norm)
+        attentions = [Attention(dim, heads, head_dim, dropout) for _ in range(depth)]
+        self.blocks = nn.Sequential(*(Block(dim, norm, each, mlp, dropout) for each in attentions))
+        self.norm = norm(dim)
         self.classifier = nn.Linear(dim, classes)
 
     def maps_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,19 +119,3 @@ class ViT(Classifier):
         maps = tokens[:, 1:].mT.unflatten(-1, self.grid)  # (n, dim, h', w')
         tokens = last(torch.cat([tokens[:, :1], maps.flatten(2).mT], dim=1))
         return maps, self.norm(tokens[:, 0])
-
-
-def _norm(dim: int, layer_norm: bool) -> nn.Module:
-    return nn.LayerNorm(dim) if layer_norm else nn.Identity()
-
-
-def _patch_grid(image_shape: tuple[int, int, int], patch: int) -> tuple[int, int]:
-    """Patches per column and per row."""
-    _, height, width = image_shape
-    require_size(f"vit with patch {patch}", image_shape, patch)
-    if height % patch or width % patch:
-        raise HgladError(
-            f"vit cannot cut {height} x {width} px into patches of {patch} px; "
-            "choose a patch that divides both sides"
-        )
-    return height // patch, width // patch

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hglad.errors import HgladError
 from hglad.networks import Classifier
-from hglad.networks.chunks import chunk_size
+from hglad.networks.passes import chunk_size
 from hglad.registry import Registry, unknown
 
 SHARED = ("network", "augmentation", "batch_real", "experts")

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from hglad.data.augmentation import Augmentation
 from hglad.errors import HgladError
-from hglad.networks import Classifier, require
-from hglad.networks.initialization import initialize
+from hglad.networks import Classifier, initialize, require
 from hglad.objectives import Derivatives, Objective, RealBatches, Weights, in_bfloat16, register_objective
 from hglad.registry import unknown
 

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from hglad.data.augmentation import Augmentation
-from hglad.networks import Classifier, require
-from hglad.networks.chunks import chunk_size
-from hglad.networks.initialization import dropout_from, initialize
+from hglad.networks import Classifier, initialize, require
+from hglad.networks.passes import chunk_size, dropout_from
 from hglad.objectives import Objective, RealBatches, in_bfloat16, register_objective
 from hglad.settings import DSA
 

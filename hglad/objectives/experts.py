@@ -18,7 +18,7 @@ from hglad.errors import HgladError
 from hglad.evaluation.training import check_losses, train_epoch
 from hglad.experiments.versions import Versions, current, declared
 from hglad.networks import create_network
-from hglad.networks.initialization import dropout_from, host_rng
+from hglad.networks.passes import dropout_from, host_rng
 from hglad.provenance import Stopwatch
 from hglad.settings import ExpertSettings, derive_seed, fingerprint
 from hglad.storage import Checkpoint, intact, read_metadata, write_tensors

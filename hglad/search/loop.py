@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hglad.data.datasets import RealData
 from hglad.metrics import Metric
-from hglad.networks.chunks import limit_chunks
+from hglad.networks.passes import limit_chunks
 from hglad.objectives import Objective
 from hglad.priors.base import Latents, Prior
 from hglad.priors.pullback import Pullback

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.networks import Classifier
-from hglad.networks.initialization import global_seed, initialize
+from hglad.networks import Classifier, initialize
+from hglad.networks.passes import global_seed
 
 
 class Block(nn.Module):

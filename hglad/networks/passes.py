@@ -1,13 +1,14 @@
-"""How many images pass through a network at once: on a processor, as many as its cache holds."""
+"""How a batch passes through a network: as many images at once as suit it, with given draws."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from hglad.networks.initialization import draws
-
-MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
 CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (make bench)
 SMALLEST = 4  # fewer images keep two cores waiting for each other
+MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
 
 
 def chunk_size(network: nn.Module, images: Tensor) -> int:
@@ -19,24 +20,19 @@ def chunk_size(network: nn.Module, images: Tensor) -> int:
     """
     if not separable(network):
         return len(images)
-    limit = getattr(network, LIMIT, None)
     numbers = largest_maps(network, images) if images.device.type == "cpu" else 0
     size = max(SMALLEST, CACHE // (numbers * images.element_size())) if numbers else len(images)
-    return min(size, limit or size)
-
-
-LIMIT = "images_at_once"  # attribute of a network
+    return min(size, getattr(network, "images_at_once", size))
 
 
 def limit_chunks(network: nn.Module, size: int) -> None:
     """From now on at most `size` images pass through `network` together, where it treats each alone."""
-    setattr(network, LIMIT, size)
+    network.images_at_once = size
 
 
 def forward_size(network: nn.Module, images: Tensor) -> int:
     """`chunk_size` without a graph: on a GPU as many images as have their largest maps in `MAPS_MEMORY`."""
-    size = chunk_size(network, images)
-    numbers = largest_maps(network, images)
+    size, numbers = chunk_size(network, images), largest_maps(network, images)
     if images.device.type == "cpu" or not numbers or not separable(network):
         return size
     return max(1, min(size, MAPS_MEMORY // (numbers * images.element_size())))
@@ -56,13 +52,12 @@ def separable(network: nn.Module) -> bool:
 
     A library's model in training mode counts as one that does either: it need not say so in its modules.
     """
-    return not any(_mixes(module) for module in network.modules())
-
-
-def _mixes(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.training or not module.track_running_stats
-    return module.training and draws(module)
+    return not any(
+        module.training or not module.track_running_stats
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        else module.training and draws(module)
+        for module in network.modules()
+    )
 
 
 def accumulate_gradient(
@@ -74,9 +69,8 @@ def accumulate_gradient(
     the batch, up to rounding. With the precision "bfloat16" convolutions and products take and give 16 bits.
     """
     size, total = chunk_size(network, images), torch.zeros((), device=images.device)
-    half = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     for part, target in zip(images.split(size), labels.split(size), strict=True):
-        with half:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = network(part)
         loss = nn.functional.cross_entropy(full_precision(logits), target, reduction="sum") / len(labels)
         loss.backward()
@@ -87,3 +81,55 @@ def accumulate_gradient(
 def full_precision(logits: Tensor) -> Tensor:
     """16-bit logits as float32; wider ones pass."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode, or may, as a library's model."""
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return dropout or getattr(module, "external", False)
+
+
+@contextmanager
+def dropout_from(network: nn.Module, rng: torch.Generator) -> Iterator[None]:
+    """Let the dropout of `network` follow from `rng`; PyTorch's global state is as before afterwards.
+
+    `torch.nn.functional.dropout` takes no generator, so its global one is seeded inside and put back. A
+    network that does not draw in training leaves `rng` as it is.
+    """
+    if any(draws(module) for module in network.modules()):
+        with global_seed(draw_seed(rng), next(network.parameters()).device):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed PyTorch's global generators of the CPU and of `device`; their states are as before afterwards."""
+    on_gpu = torch.device(device).type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        # torch.manual_seed reaches every GPU, so it would leave its mark on those that were not asked for.
+        seed_all = torch.manual_seed if on_gpu else torch.default_generator.manual_seed
+        seed_all(seed)
+        yield
+
+
+def draw_seed(rng: torch.Generator) -> int:
+    """A seed for PyTorch's global generators, drawn from `rng`."""
+    seed = int(torch.randint(2**62, (), generator=host_rng(rng)))
+    if rng.device.type != "cpu":
+        torch.rand((), generator=rng, device=rng.device)  # moves the offset on
+    return seed
+
+
+def host_rng(rng: torch.Generator) -> torch.Generator:
+    """A CPU generator that follows from `rng`, for draws that the host must know at once.
+
+    A generator on the CPU is returned itself. The state of one on a GPU (seed and offset) is kept by the
+    host, so reading it waits for nothing; the offset grows with every draw on the GPU, so a caller that
+    also draws there gets a new host generator each time.
+    """
+    if rng.device.type == "cpu":
+        return rng
+    state = (rng.initial_seed() * 0x9E3779B97F4A7C15 + rng.get_offset()) % 2**63
+    return torch.Generator().manual_seed(state)
