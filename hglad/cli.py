@@ -192,10 +192,7 @@ def run(
     snakemake: Annotated[str, option("Further options of Snakemake.")] = "",
 ) -> int:
     """Compute what is missing of a profile's runs."""
-    from hglad.experiments.batch_folder import Machine
-    from hglad.experiments.console import Console, Lines
-    from hglad.experiments.engine import Request
-    from hglad.experiments.engine import run as run_profile
+    from hglad.experiments.workflow import Batch
 
     if book and not notebooks:
         raise HgladError("--book needs --notebooks DIR, the folder of the executed notebooks that it shows")
@@ -204,22 +201,29 @@ def run(
 
         _device(device)
         gpus = gpus or (1 if ":" in device else torch.cuda.device_count())
-    cores = cores or len(os.sched_getaffinity(0))
-    request = Request(
-        config, results, only, notebooks, book, Machine(device, cores, gpus or 0, threads), cluster,
-        job_seconds, tuple(shlex.split(snakemake)), dry_run,
+    batch = Batch(
+        config, results, only, device, cores or len(os.sched_getaffinity(0)), gpus or 0, threads, cluster,
+        job_seconds, tuple(shlex.split(snakemake)), dry_run, quiet,
     )  # fmt: skip
-    complete = run_profile(request, Console() if quiet else Lines())
+    complete = batch.run()
+    if complete and notebooks:
+        from hglad.book.notebooks import execute_all
+        from hglad.experiments.profile_file import read_profile
+
+        execute_all(config, results, notebooks, only)
+        if book:
+            from hglad.book.build import build
+
+            print(f"book: {build(read_profile(config).profile, notebooks, book)}")
     return 0 if complete or dry_run else SOME_FAILED
 
 
 @app.command(hidden=True)
 def job(folder: Path, name: str) -> None:
     """Compute one job of a plan; Snakemake calls this."""
-    from hglad.experiments.batch_folder import RunFolder
-    from hglad.experiments.worker import work
+    from hglad.experiments.workflow import work
 
-    work(RunFolder(folder), name)
+    work(folder, name)
 
 
 @app.command()

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 
+def _mount(*words: object) -> None:
+    if os.geteuid() != 0 or subprocess.run(["mount", *map(str, words)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+
+
 @contextmanager
 def mounted(folder: Path, size: int) -> Iterator[Path]:
     """A file system of `size` bytes in memory at a new folder; skips where one may not be mounted."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "none", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+    _mount("-t", "tmpfs", "-o", f"size={size},mode=777", "none", folder)
     try:
         yield folder
     finally:
@@ -26,11 +29,9 @@ def mounted(folder: Path, size: int) -> Iterator[Path]:
 @contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
     """A folder in which nothing can be written, not even by root; skips where it may not be mounted so."""
-    bind = ["mount", "--bind", str(folder), str(folder)]
-    if os.geteuid() != 0 or subprocess.run(bind, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+    _mount("--bind", folder, folder)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True, capture_output=True)
+        _mount("-o", "remount,bind,ro", folder)
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -38,11 +39,11 @@ def read_only(folder: Path) -> Iterator[Path]:
 
 def fill(folder: Path, leave: int = 0) -> Path:
     """Fill a file system up to so many bytes with a file, to be deleted when there is to be room again."""
-    filler, block = folder / "filler", b"\0" * 4096
+    filler = folder / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:
             while True:
-                file.write(block)
+                file.write(b"\0" * 4096)
         except OSError:
             size = file.tell()
     os.truncate(filler, max(0, size - leave))

@@ -5,15 +5,23 @@ Takes what Snakemake's executor sends: `sbatch --parsable ... --wrap=COMMAND`, `
 every call of `sbatch` is kept there, one JSON file a job, for the tests to look at.
 """
 
-import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 COMMANDS = ("sbatch", "srun", "sacct", "squeue", "scancel", "scontrol", "sinfo", "sacctmgr", "sshare")
+SHORT = {
+    "-t": "runtime",
+    "-p": "partition",
+    "-A": "account",
+    "-D": "chdir",
+    "-C": "constraint",
+    "-J": "job-name",
+}
 WITH_VALUE = {"-n", "-A", "-p", "-t", "-J"}  # options of srun whose value is a word of its own
 
 
@@ -29,45 +37,24 @@ def install(folder: Path) -> Path:
 
 
 def submitted(folder: Path) -> list[dict]:
-    """What has been submitted: the arguments of `sbatch` as a mapping, in order."""
+    """What has been submitted: the options of `sbatch` as a mapping, in order."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("job-*.json"))]
 
 
-def sbatch(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    for option in (
-        "--job-name",
-        "--output",
-        "--export",
-        "--comment",
-        "--wrap",
-        "--mem",
-        "--ntasks",
-        "--gpus",
-    ):
-        parser.add_argument(option)
-    for option, name in (
-        ("-t", "runtime"),
-        ("-p", "partition"),
-        ("-A", "account"),
-        ("-D", "chdir"),
-        ("-C", "constraint"),
-    ):
-        parser.add_argument(option, dest=name)
-    for option in ("--cpus-per-task", "--nodes", "--ntasks-per-gpu", "--gres", "--qos", "--chdir"):
-        parser.add_argument(option)
-    parser.add_argument("--parsable", action="store_true")
-    parser.add_argument("--requeue", action="store_true")
-    given = vars(parser.parse_args(arguments))
-    folder = _folder()
+def sbatch(arguments: list[str], folder: Path) -> None:
+    given, words = {}, iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given[name[2:]] = value if equals or name in ("--parsable", "--requeue") else next(words)
+        else:
+            given[SHORT[name]] = next(words)
     number = 1 + len(list(folder.glob("job-*.json")))
-    output = given["output"].replace("%j", str(number))
     (folder / f"job-{number:04}.json").write_text(json.dumps(given))
-    (folder / f"state-{number}").write_text("RUNNING")
-    script = (
-        f"{given['wrap']}\nif [ $? = 0 ]; then echo COMPLETED; else echo FAILED; fi > {folder}/state-{number}"
-    )
-    with open(output, "wb") as log:
+    state = folder / f"state-{number}"
+    state.write_text("RUNNING")
+    script = f"{given['wrap']}\nif [ $? = 0 ]; then echo COMPLETED; else echo FAILED; fi > {state}"
+    with open(given["output"].replace("%j", str(number)), "wb") as log:
         process = subprocess.Popen(
             ["bash", "-c", script], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             env=os.environ | {"SLURM_JOB_ID": str(number), "SLURM_JOBID": str(number)},
@@ -76,40 +63,28 @@ def sbatch(arguments: list[str]) -> None:
     print(number)
 
 
-def srun(arguments: list[str]) -> None:
+def srun(arguments: list[str], folder: Path) -> None:
     while arguments and arguments[0].startswith("-"):
         arguments = arguments[2 if arguments[0] in WITH_VALUE else 1 :]
     os.execvp(arguments[0], arguments)
 
 
-def states(arguments: list[str]) -> None:
-    for path in sorted(_folder().glob("state-*")):
+def sacct(arguments: list[str], folder: Path) -> None:
+    for path in sorted(folder.glob("state-*")):
         print(f"{path.name.removeprefix('state-')}|{path.read_text().strip()}")
 
 
-def scancel(arguments: list[str]) -> None:
+def scancel(arguments: list[str], folder: Path) -> None:
     for number in arguments:
-        pid = _folder() / f"pid-{number}"
-        if number.isdecimal() and pid.is_file():
-            try:
-                os.killpg(int(pid.read_text()), signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-            (_folder() / f"state-{number}").write_text("CANCELLED")
-
-
-def _folder() -> Path:
-    return Path(os.environ["SLURM_STANDIN"])
-
-
-def main(command: str, arguments: list[str]) -> None:
-    if command == "scontrol":
-        print("MinJobAge               = 300 sec")
-    elif command in ("sacct", "squeue"):
-        states(arguments)
-    elif command in ("sbatch", "srun", "scancel"):
-        globals()[command](arguments)
+        if (folder / f"pid-{number}").is_file():
+            with suppress(ProcessLookupError):
+                os.killpg(int((folder / f"pid-{number}").read_text()), signal.SIGTERM)
+            (folder / f"state-{number}").write_text("CANCELLED")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    known = {"sbatch": sbatch, "srun": srun, "sacct": sacct, "squeue": sacct, "scancel": scancel}
+    if sys.argv[1] in known:
+        known[sys.argv[1]](sys.argv[2:], Path(os.environ["SLURM_STANDIN"]))
+    elif sys.argv[1] == "scontrol":
+        print("MinJobAge               = 300 sec")

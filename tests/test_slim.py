@@ -14,9 +14,8 @@ from hglad.evaluation.sets import DistilledSet, leave_images_out
 from hglad.experiments.definitions import metric_ablation, paper_vs_code, plan
 from hglad.experiments.evaluation_task import EvaluateTask
 from hglad.experiments.profile import Profile
-from hglad.experiments.runner import missing_tasks, run_all
+from hglad.experiments.runner import missing_tasks, run_all, why_missing
 from hglad.experiments.slim import mebibytes, shown, unneeded_images
-from hglad.experiments.staleness import LEFT_OUT, Reasons
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import DistillTask, MeasureTask
 from hglad.settings import KINDS, to_dict
@@ -85,7 +84,7 @@ def test_they_are_made_again_the_same_where_a_result_needs_them(profile, store, 
     store.evaluation_file(evaluation.key).unlink()
     missing = missing_tasks(plan(profile), store)
     assert {each.key for each in missing} == {task.key, evaluation.key}
-    assert Reasons(store).why(task) == LEFT_OUT
+    assert why_missing([task], store) == {"its images were left out": 1}
     run_all(plan(profile), store, cores=1)
     made, first = (DistilledSet.load(each.set_folder(task.key)) for each in (store, whole_store))
     assert torch.equal(made.images, first.images)

@@ -9,7 +9,7 @@ from replacing import replace
 
 from hglad.data.datasets import load_data
 from hglad.errors import HgladError
-from hglad.experiments.rules import PriorTask
+from hglad.experiments.workflow import PriorTask
 from hglad.priors import load_prior, prior_card, save_prior
 from hglad.priors.geometry import Head, StyleGANXLSettings
 from hglad.priors.training.gan import GANSettings, GANTraining
@@ -99,7 +99,7 @@ def test_a_recipe_names_the_stem_and_its_cost_is_known(training, tmp_path):
     }
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
     assert read_prior_settings(tmp_path / "r.yaml").training.generator.heads == (Head(2, 3),)
-    assert 0 < PriorTask(str(tmp_path / "r.yaml"), "out").cost < 60
+    assert 0 < PriorTask(tmp_path / "r.yaml", tmp_path / "out").cost < 60
 
 
 @pytest.mark.parametrize(

@@ -148,13 +148,16 @@ def execute_one(config: Path | str, results: Path | str | None, out: Path | str,
     _execute([found[name]])
 
 
-def execute_all(config: Path | str, results: Path | str | None, out: Path | str) -> list[Path]:
+def execute_all(
+    config: Path | str, results: Path | str | None, out: Path | str, only: str | None = None
+) -> list[Path]:
     """Execute all templates with the parameters of a profile; those whose inputs are the same are kept.
 
     Args:
         config: profile.
         results: folder of the results; what is missing there is computed by the notebook.
         out: folder for the executed notebooks.
+        only: one experiment; None: all.
 
     Returns:
         Executed notebooks.
@@ -163,6 +166,8 @@ def execute_all(config: Path | str, results: Path | str | None, out: Path | str)
         HgladError: parameters of template and profile differ, or a cell failed.
     """
     found, names = copies(config, results, out), stale(config, results, out)
+    found = [copy for copy in found if only in (None, _experiment(copy.template))]
+    names = [copy.template.name for copy in found if copy.template.name in names]
     _execute([copy for copy in found if copy.template.name in names])
     print(f"notebooks: {len(names)} executed, {len(found) - len(names)} up to date in {out}")
     return [copy.out for copy in found]

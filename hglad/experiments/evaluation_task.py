@@ -17,6 +17,7 @@ from hglad.experiments.cost import network_seconds
 from hglad.experiments.store import Store
 from hglad.experiments.tasks import (
     ClassifierTask,
+    DistillTask,
     Task,
     classifier_versions,
     load_classifier,
@@ -57,7 +58,20 @@ class EvaluateTask(Task):
     """Generator that is sampled; of samples and samples_averaged."""
     prior_classes: tuple[int, ...] = ()
     """Class of that generator for each class of the data; empty: the same."""
-    phase = 2
+    rule, phase = "evaluate", 2
+
+    @property
+    def title(self) -> str:
+        """As `Task.title`."""
+        source = DistillTask(self.distilled).title if self.distilled else self.method
+        source += f" ipc {self.ipc}" if self.ipc and not self.distilled else ""
+        return f"{source} on {self.network}" + (", every iterate" if self.iterates else "")
+
+    @property
+    def requires(self) -> list[Task]:
+        """As `Task.requires`."""
+        behind = [DistillTask(self.distilled)] if self.distilled else []
+        return behind + ([self.classifier] if self.classifier else [])
 
     def key_with(self, version: Versions) -> str:
         """As `Versioned.key_with`; marks of the rows have no part in it, so that tables share evaluations."""

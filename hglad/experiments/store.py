@@ -1,17 +1,17 @@
 """Result rows on disk, the cells that they belong to, and the comparison of two sets of results."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hglad.analysis.statistics import summarise, t_factor
 from hglad.errors import HgladError
-from hglad.experiments.locks import held
 from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
 from hglad.storage import intact, read_json, read_tensors, write_json, write_tensors
@@ -36,6 +36,30 @@ MARKS = (
     "augmentation",
 )  # columns that say what a row is about, by the table that it stands in
 NOT_CELL = {"seed", "repeat", "accuracy", "key", "iterate", "stage", "step"}
+
+
+@contextmanager
+def held(file: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the kernel's lock on a file, which ends with the process, however that ends.
+
+    Where the file system has no locks nothing is held.
+
+    Raises:
+        filelock.Timeout: another process holds it and `wait` is false.
+    """
+    lock = FileLock(file, timeout=-1 if wait else 0)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError):  # if nothing can be written at all, the results will say so
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Store:
@@ -67,18 +91,12 @@ class Store:
             raise HgladError(f"no profile or folder of results '{name}': {suggestion(name, known)}")
         return cls.of_profile(name, folder)
 
-    @contextmanager
-    def claim(self, key: str, wait: bool = True) -> Iterator[None]:
-        """Keep other processes from computing the result of that key at the same time.
+    def claim(self, key: str) -> AbstractContextManager[None]:
+        """Keep other processes from computing the result of that key at the same time (`held`).
 
-        The lock is the kernel's: it ends with the process, however that ends. Where the file system has no
-        locks nothing is kept out; two processes then do the same work, and the last one's result stays.
-
-        Raises:
-            filelock.Timeout: another process has it and `wait` is false.
+        Without locks two processes do the same work, and the last one's result stays.
         """
-        with held(self.root / ".locks" / f"{key}.lock", wait):
-            yield
+        return held(self.root / ".locks" / f"{key}.lock")
 
     def set_folder(self, key: str) -> Path:
         """Folder of a distilled set."""

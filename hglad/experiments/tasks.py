@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from hglad.data.datasets import RealData
 from hglad.evaluation.sets import DistilledSet
@@ -32,7 +33,23 @@ from hglad.storage import read_tensors, write_json, write_tensors
 
 
 class Task(Versioned):
-    """A unit of work; `place` says where its result lies, `run` computes it."""
+    """A unit of work; `place` says where its result lies, `run` computes it.
+
+    `rule` names its kind, for the scheduler; tasks of a later `phase` may read the results of earlier ones.
+    """
+
+    rule: ClassVar[str]
+    phase: ClassVar[int]
+
+    @property
+    def title(self) -> str:
+        """What it is about, in words, its seed left out."""
+        return self.data.name
+
+    @property
+    def requires(self) -> list["Task"]:
+        """Tasks whose results it reads."""
+        return []
 
     @cached_property
     def key(self) -> str:
@@ -72,7 +89,7 @@ class ClassifierTask(Task):
 
     data: DataSettings
     metric: MetricSettings
-    phase = 0
+    rule, phase = "classifier", 0
 
     def key_with(self, version: Versions) -> str:
         """As `Versioned.key_with`."""
@@ -123,7 +140,7 @@ class ExpertTask(Task):
     network: dict
     experts: ExpertSettings
     index: int
-    phase = 0
+    rule, phase = "experts", 0
 
     def key_with(self, version: Versions) -> str:
         """As `Versioned.key_with`."""
@@ -163,7 +180,17 @@ class DistillTask(Task):
     """Distil one set."""
 
     settings: DistillationSettings
-    phase = 1
+    rule, phase = "distill", 1
+
+    @property
+    def title(self) -> str:
+        """As `Task.title`."""
+        return f"{self.settings.objective} {self.settings.kind} ipc {self.settings.ipc}"
+
+    @property
+    def requires(self) -> list[Task]:
+        """As `Task.requires`."""
+        return [self.classifier, *self.experts]
 
     def key_with(self, version: Versions) -> str:
         """As `Versioned.key_with`."""
@@ -214,7 +241,18 @@ class MeasureTask(Task):
     """
 
     settings: DistillationSettings
-    phase = 2
+    rule, phase = "measure", 2
+
+    @property
+    def title(self) -> str:
+        """As `Task.title`."""
+        return f"metrics of {DistillTask(self.settings).title}"
+
+    @property
+    def requires(self) -> list[Task]:
+        """As `Task.requires`."""
+        run = DistillTask(self.settings)
+        return [run, *run.requires]
 
     @property
     def names(self) -> list[str]:
