@@ -3,8 +3,10 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import hglad
+from hglad import __version__ as hglad_version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT_FILE = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -122,7 +124,7 @@ def test_every_description_names_the_same_python():
 
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert Version(PROJECT["version"]) == Version(citation["version"]) == Version(hglad.__version__)
+    assert Version(PROJECT["version"]) == Version(citation["version"]) == Version(hglad_version)
     assert citation["license"] == PROJECT["license"]
 
 
@@ -171,3 +173,52 @@ def test_old_python_is_refused_with_one_line(tmp_path):
     assert run.returncode != 0
     assert f"no Python 3.11 or newer (PYTHON='{old}')" in run.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+TINY = """
+profile: tiny
+data: {name: digits, resolution: 8}
+prior: null
+surrogate: {network: {name: convnet, depth: 1, width: 4}, batch_real: 8}
+search: {steps: 2, select_every: 1}
+metric: {name: feature, network: {name: convnet, depth: 1, width: 4}, training: {epochs: 1}}
+evaluation: {repeats: 1, training: {epochs: 1}, full_set: {epochs: 1}, full_set_seeds: 1}
+networks: {small: {name: convnet, depth: 1, width: 4}}
+sets: {objectives: [dm], searches: [pixels], ipc: [1], seeds: [0]}
+studies: {sweep_seeds: 0, ablation_seeds: 0, matching_seeds: 0, cross_seeds: 0, baselines: [herding]}
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_works_from_another_folder(tmp_path):
+    """Built and installed without a download, into an environment that finds the rest where it is."""
+    source, folder = tmp_path / "source", tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "hglad", source / "hglad", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(wheel, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    (built,) = tmp_path.glob("hglad-*.whl")
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", "-I", built], check=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "rest.pth").write_text(sysconfig.get_path("purelib"))
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text(TINY)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def hglad(*words: str) -> str:
+        command = [tmp_path / "env" / "bin" / "hglad", *words]
+        run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    assert hglad("--version") == f"hglad {hglad_version}\n"
+    hglad("run", "tiny.yaml", "--results", "results", "--cores", "1")
+    assert len(list((folder / "results" / "evaluations").glob("*.json"))) >= 3
+    hglad("distill", "tiny.yaml", "--search", "pixels", "--keep-iterates", "--out", "set")
+    hglad("explore", "set", "--out", "run.html")
+    assert "<script" in (folder / "run.html").read_text()
+    assert not [path for path in site.rglob("*") if "results" in path.name and path.is_dir()]
