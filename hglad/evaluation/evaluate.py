@@ -82,18 +82,17 @@ def evaluate(
     groups = []
     for number, (label, options) in enumerate(networks.items()):
         settings = training if isinstance(training, TrainingSettings) else training[label]
-        places = [None if parts is None else parts / f"{number}-{repeat}" for repeat in range(repeats)]
+        place = None if parts is None else parts / f"{number}"
         runs = [
-            _Run(distilled, data, label, options, settings, seed, repeat, place)
-            for repeat, place in enumerate(places)
+            _Run(distilled, data, label, options, settings, seed, repeat, place) for repeat in range(repeats)
         ]
-        runs[0].create(None)  # a wrong name is found before the first network is trained
+        runs[0].create()  # a wrong name is found before the first network is trained
         groups.append(runs)
-    images = distilled.images
-    bad = int((~images.isfinite()).flatten(1).any(dim=1).sum())
-    if bad:
-        raise HgladError(f"{bad} of {len(images)} images have values that are not finite; distill them again")
-    fit_labels(distilled.labels, len(images), data.train)
+    count, finite = len(distilled.images), distilled.images.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        bad = count - int(finite.sum())
+        raise HgladError(f"{bad} of {count} images have values that are not finite; distill them again")
+    fit_labels(distilled.labels, count, data.train)
     done, epochs = {}, sum(run.settings.epochs for runs in groups for run in runs)
     with progress_bar(epochs, "evaluation", "epoch", show) as bar:
 
@@ -102,22 +101,18 @@ def evaluate(
             bar.update(sum(done.values()) - bar.n)  # less, where memory ran out and they begin anew
 
         confusions = [matrix for runs in groups for matrix in _confusions(runs, report)]
+    percent = [round(100 * matrix.trace().item() / matrix.sum().item(), 4) for matrix in confusions]
     frame = pd.DataFrame(
-        {"network": run.label, "repeat": run.repeat, "accuracy": _percent(matrix)}
-        for run, matrix in zip(chain(*groups), confusions, strict=True)
+        {"network": run.label, "repeat": run.repeat, "accuracy": accuracy}
+        for run, accuracy in zip(chain(*groups), percent, strict=True)
     )
     frame.attrs["confusion"] = [matrix.tolist() for matrix in confusions]
     return frame
 
 
-def _percent(confusion: Tensor) -> float:
-    """Images on the diagonal of a confusion matrix, in percent of all."""
-    return round(100 * confusion.trace().item() / confusion.sum().item(), 4)
-
-
 @dataclass(frozen=True)
 class _Run:
-    """One network that is to be trained and tested; what it reaches is kept in files named as `place`."""
+    """One network that is to be trained and tested; what it reaches is kept in files named after `place`."""
 
     distilled: DistilledSet
     data: DataSet
@@ -128,12 +123,10 @@ class _Run:
     repeat: int
     place: Path | None
 
-    def create(self, rng: torch.Generator | None) -> Classifier:
+    def create(self, rng: torch.Generator | None = None) -> Classifier:
         """A fresh network."""
-        real = self.data.train
-        return create_network(
-            image_shape=real.image_shape, classes=len(real.classes), rng=rng, **self.options
-        )
+        shape, classes = self.data.train.image_shape, len(self.data.train.classes)
+        return create_network(image_shape=shape, classes=classes, rng=rng, **self.options)
 
     def start(self) -> tuple[Classifier, torch.Generator]:
         """The network, fresh, and the generator of its training, on the device of the data."""
@@ -148,7 +141,7 @@ class _Run:
 
     def file(self, kind: str) -> Path | None:
         """File of that kind; without a place nothing is kept."""
-        return None if self.place is None else self.place.with_suffix(f".{kind}")
+        return self.place and self.place.with_name(f"{self.place.name}-{self.repeat}.{kind}")
 
     def kept(self) -> Tensor | None:
         """The confusion matrix, when it is there; a damaged one is made again, and comes out the same."""
@@ -193,7 +186,7 @@ def _stack(runs: Sequence[_Run]) -> bool:
     first, device = runs[0], runs[0].data.train.images.device
     if device.type != "cuda" or len(runs) == 1:
         return False
-    network = first.create(None)
+    network = first.create()
     if not stackable(network):
         return False
     batch = min(len(first.distilled.images), first.settings.batch_size)
@@ -234,7 +227,7 @@ def _side_by_side(runs: Sequence[_Run], report: Report) -> list[Tensor]:
     One at a time on a GPU, and where dropout draws from PyTorch's one global generator.
     """
     on_cpu, threads = runs[0].data.train.images.device.type == "cpu", torch.get_num_threads()
-    alone = not on_cpu or any(draws(module) for module in runs[0].create(None).modules())
+    alone = not on_cpu or any(draws(module) for module in runs[0].create().modules())
     cores = 1 if alone else min(threads, len(runs))
     if cores == 1:
         return [run.confusion(report) for run in runs]
@@ -285,19 +278,12 @@ def evaluate_file(
     Stopped, the same call goes on where it was: what it has reached lies in the cache until it ends.
 
     Args:
-        path: a set that `read_set` reads.
-        data: name of the data set that it stands for.
+        path, **reading: a set, and how it is read, as `read_set` takes them.
+        data, root, resolution, device: real images; of a set of ours in its resolution, if none is given.
         networks: names of architectures; `torchvision:<name>` and `timm:<name>` are those libraries'.
-        protocol: named protocol.
-        changes: keys of `TrainingSettings` that differ from it.
-        repeats: networks of each architecture.
-        seed: seed of the networks.
+        protocol, changes: named protocol, and keys of `TrainingSettings` that differ from it.
+        repeats, seed, show: as in `evaluate`.
         random_sets: sets of random real images that are scored as well.
-        root: folder of the real images where the data set needs one.
-        resolution: of the real images; None: that of a set of ours, else the data set's own.
-        device: where the networks are trained.
-        show: show a progress bar on a terminal.
-        **reading: `labels`, `experiment`, `normalized` and `any_range` of `read_set`.
 
     Returns:
         `rows` (with `set` "given" or "random", and the `seed` of the latter), `training` by network,

@@ -322,10 +322,9 @@ def _scores(folder: Path, card: dict, file: Path | str | None) -> list[str]:
             text = {key: value or "none" for key, value in training[network].items() if value is not None}
             text = ", ".join(f"{key} {value}" for key, value in text.items())
             trained.setdefault(text, []).append(network)
-    devices, codes, days = (
-        sorted({of(record) for _, _, record in evaluations})
-        for of in (lambda record: record["device"], commit_text, lambda record: record["started"][:10])
-    )
+    records = [record for _, _, record in evaluations]
+    devices, codes = sorted({each["device"] for each in records}), sorted(set(map(commit_text, records)))
+    days = sorted({each["started"][:10] for each in records})
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return [
         pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True),

@@ -45,6 +45,11 @@ scikit-learn), in [-1, 1] 0.25 to 0.58, in [0, 255] tens.
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel, of [0, 1]
 
 
+def misfit(found: str, expected: str, fix: str) -> HgladError:
+    """What does not fit, in the one line of an error."""
+    return HgladError(f"{found}: expected {expected}; {fix}")
+
+
 @dataclass(frozen=True)
 class DistilledSet:
     """Images with labels, made to train networks.
@@ -62,18 +67,15 @@ class DistilledSet:
     card: dict
     iterates: Tensor | None = None
 
-    def __post_init__(self):
-        if self.images.ndim != 4 or len(self.images) != len(self.labels):
-            raise HgladError(
-                f"distilled images have shape {list(self.images.shape)} for {len(self.labels)} labels: "
-                "expected (n, channels, height, width) and n labels"
-            )
+    def __post_init__(self) -> None:
+        count, shape = len(self.labels), list(self.images.shape)
+        if self.images.ndim != 4 or shape[0] != count:
+            found = f"distilled images have shape {shape} for {count} labels"
+            raise misfit(found, "(n, channels, height, width) and n labels", "give as many of both")
         hard = self.labels.ndim == 1 and self.labels.dtype == torch.int64
         if not hard and not (self.labels.ndim == 2 and self.labels.is_floating_point()):
-            raise HgladError(
-                f"labels are {self.labels.dtype} {list(self.labels.shape)}: "
-                "expected int64 (n,) or probabilities, float (n, classes); convert them"
-            )
+            found = f"labels are {self.labels.dtype} {list(self.labels.shape)}"
+            raise misfit(found, "int64 (n,) or probabilities, float (n, classes)", "convert them")
 
     @property
     def hard_labels(self) -> Tensor:
@@ -91,9 +93,8 @@ class DistilledSet:
         """Images per class; a set that has more of some classes than of others raises `HgladError`."""
         few, most = min(self.counts, default=0), max(self.counts, default=0)
         if few != most or not most:
-            raise HgladError(
-                f"the set has {few} to {most} images per class: it has no single ipc; use its counts"
-            )
+            found = f"the set has {few} to {most} images per class"
+            raise HgladError(f"{found}: it has no single ipc; use its counts")
         return most
 
     @property
@@ -136,11 +137,12 @@ class DistilledSet:
         """
         file = Path(folder) / "distilled.safetensors"
         if images_left_out(folder):
-            fix = "delete the folder, and hglad run makes it again"
-            raise HgladError(f"{folder} has a card and no images, as hglad results slim leaves it: {fix}")
+            left_out = f"{folder} has a card and no images, as hglad results slim leaves it"
+            raise HgladError(f"{left_out}: delete the folder, and hglad run makes it again")
         tensors = read_tensors(file)
         if not {"images", "labels"} <= tensors.keys():
-            raise HgladError(f"{file} has {', '.join(sorted(tensors)[:5])}: expected images and labels")
+            found = f"{file} has {', '.join(sorted(tensors)[:5])}"
+            raise misfit(found, "images and labels", "name the folder of a set")
         card = read_json(Path(folder) / "card.json")
         return cls(tensors["images"], tensors["labels"], card, tensors.get("iterates"))
 
@@ -268,12 +270,12 @@ def _read_file(path: Path, labels: Path | str | None, experiment: int) -> tuple[
     if isinstance(content, Mapping) and isinstance(content.get("data"), list | tuple):
         count, layout = len(content["data"]), f"experiment {experiment} of results"  # of DC, DSA and DM
         if not 0 <= experiment < count:
-            expected = f"expected 0 to {count - 1}" if count else "expected 1 or more; get the file again"
-            raise HgladError(f"experiment is {experiment} of {count} in it: {expected}")
+            expected = f"0 to {count - 1}" if count else "1 or more"
+            raise misfit(f"experiment is {experiment} of {count} in it", expected, "get the file again")
         pair = content["data"][experiment]
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            kind = f"experiment {experiment} is a {type(pair).__name__}"
-            raise HgladError(f"{kind}: expected images and labels; save both")
+            found = f"experiment {experiment} is a {type(pair).__name__}"
+            raise misfit(found, "images and labels", "save both")
         images, found = pair
     elif experiment:
         raise HgladError(f"experiment is {experiment}, but the file holds a single set: leave it out")
@@ -294,8 +296,8 @@ def _read_file(path: Path, labels: Path | str | None, experiment: int) -> tuple[
             found = _tensor(found, "labels")
         card |= {"labels": {"file": labels.name, "sha256": _file_hash(labels)}}
     elif found is None:
-        expected = "expected labels as well; give --labels FILE (labels=; MTT and GLaD: labels_best.pt)"
-        raise HgladError(f"it holds {layout}: {expected}")
+        fix = "give --labels FILE (labels=; MTT and GLaD: labels_best.pt)"
+        raise misfit(f"it holds {layout}", "labels as well", fix)
     return images, _tensor(found, "labels"), card
 
 
@@ -304,8 +306,8 @@ def _entry(content: Mapping, names: Sequence[str], needed: str | None = None) ->
     keys = {str(key).lower(): key for key in content}
     found = next((keys[name] for name in names if name in keys), None)
     if found is None and needed:
-        there = ", ".join(map(str, content)) or "nothing"
-        raise HgladError(f"it has {there[:200]}: expected an entry {names[0]!r}; rename that of the {needed}")
+        there = f"it has {', '.join(map(str, content))[:200] or 'nothing'}"
+        raise misfit(there, f"an entry {names[0]!r}", f"rename that of the {needed}")
     return found
 
 
@@ -317,10 +319,8 @@ def _tensor(value: Any, what: str) -> Tensor:
         if not plain or tensor.is_complex() or tensor.is_quantized:
             raise TypeError("sparse, complex or quantized")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        kind = type(value).__name__
-        raise HgladError(
-            f"its {what} are of type {kind}: expected one dense tensor or array of numbers"
-        ) from error
+        found = f"its {what} are of type {type(value).__name__}"
+        raise misfit(found, "one dense tensor or array of numbers", "convert them") from error
     return tensor
 
 
@@ -343,10 +343,9 @@ def _content(path: Path) -> Any:
     """What a file holds; whatever its reader raises becomes one line."""
     kind = path.suffix.lower()
     if not path.is_file():
-        raise HgladError(f"no file {path}: expected a set's file or folder; check the path")
+        raise misfit(f"no file {path}", "a set's file or folder", "check the path")
     if kind not in _SUFFIXES:
-        expected = f"expected a file that ends in {', '.join(_SUFFIXES)}"
-        raise HgladError(f"{path} is no set: {expected}; save it as one")
+        raise misfit(f"{path} is no set", f"a file that ends in {', '.join(_SUFFIXES)}", "save it as one")
     try:
         if kind in (".pt", ".pth"):
             numbers = [(_Number, name) for name in _NUMPY_NAMES]
@@ -383,8 +382,8 @@ def _read_folder(path: Path, real: RealData) -> tuple[Tensor, Tensor, dict]:
     wrong = [name for name in files if not by_name and not (name.isdecimal() and int(name) <= last)]
     if wrong:
         worst = next((name for name in wrong if name not in real.classes), wrong[0])
-        expected = f"expected class names such as {real.classes[0]!r} for all folders, or 0 to {last} for all"
-        raise HgladError(f"folder {worst!r} does not fit {real.name!r}: {expected}; rename it")
+        expected = f"class names such as {real.classes[0]!r} for all folders, or 0 to {last} for all"
+        raise misfit(f"folder {worst!r} does not fit {real.name!r}", expected, "rename it")
     paths = [file for group in files.values() for file in group]
     pictures = decode_unresized(paths, 3)
     for picture, file in zip(pictures, paths, strict=True):
@@ -435,27 +434,25 @@ def fit_shape(images: Tensor, real: RealData) -> Tensor:
         images = images[:, None]
     shape = list(images.shape)
     if images.ndim != 4:
-        raise HgladError(f"images have shape {shape}: expected (n, channels, height, width); reshape them")
+        raise misfit(f"images have shape {shape}", "(n, channels, height, width)", "reshape them")
     if not len(images):
-        raise HgladError(f"images have shape {shape}, an empty set: expected 1 image or more; save it again")
+        raise misfit(f"images have shape {shape}, an empty set", "1 image or more", "save it again")
     channels_last = shape[1:] == [height, width, channels] or (shape[3] in (1, 3) and shape[1] not in (1, 3))
     if channels_last and images.shape[1:] != real.image_shape:
         images = images.movedim(3, 1)
-    if images.shape[1] != channels:
-        fix = {1: "repeat it", 3: "convert them to gray"}.get(images.shape[1], "reorder the axes")
-        expected = f"expected {channels} as in {real.name!r}"
-        raise HgladError(f"images {shape} have {images.shape[1]} channels: {expected}; {fix}")
+    found = images.shape[1]
+    if found != channels:
+        fix = {1: "repeat it", 3: "convert them to gray"}.get(found, "reorder the axes")
+        raise misfit(f"images {shape} have {found} channels", f"{channels} as in {real.name!r}", fix)
     if images.shape[1:] != real.image_shape:
         raise _another_size("images are", images.shape, real)
     return images
 
 
 def _another_size(what: str, shape: Sequence[int], real: RealData) -> HgladError:
-    height, width = real.image_shape[1:]
-    return HgladError(
-        f"{what} {shape[-2]} x {shape[-1]} pixels (height x width): expected {height} x {width} as in "
-        f"{real.name!r}; load the data in that resolution or resize the images"
-    )
+    expected = "{} x {} as in {!r}".format(*real.image_shape[1:], real.name)
+    found = f"{what} {shape[-2]} x {shape[-1]} pixels (height x width)"
+    return misfit(found, expected, "load the data in that resolution or resize the images")
 
 
 def _statistics(normalized: bool | Statistics, real: RealData) -> tuple[Tensor, Tensor] | None:
@@ -464,33 +461,27 @@ def _statistics(normalized: bool | Statistics, real: RealData) -> tuple[Tensor, 
         return (real.mean.cpu(), real.std.cpu()) if normalized else None
     mean, std = (torch.tensor(list(values), dtype=torch.float32) for values in normalized)
     if not len(mean) == len(std) == real.image_shape[0] or not (std > 0).all():
-        raise HgladError(
-            f"images are normalized by mean {mean.tolist()} and std {std.tolist()}: "
-            f"expected {real.image_shape[0]} numbers each, std above 0"
-        )
+        found = f"images are normalized by mean {mean.tolist()} and std {std.tolist()}"
+        expected = f"{real.image_shape[0]} numbers each, std above 0"
+        raise misfit(found, expected, "give as many as there are channels")
     return mean, std
 
 
 def fit_range(images: Tensor, normalized: tuple[Tensor, Tensor] | None, any_range: bool) -> Tensor:
     """float32 images (n, ch, h, w) in about [0, 1]; a normalization by (mean, std) is undone."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise HgladError(
-            f"images are {images.dtype}: expected uint8 (0 to 255) or float (0 to 1); convert them"
-        )
+        raise misfit(f"images are {images.dtype}", "uint8 (0 to 255) or float (0 to 1)", "convert them")
     floats = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     bad = ~floats.isfinite()
     if bad.any():
+        found = f"images have {int(bad.sum())} values that are NaN or infinite"
         where = f"the first at {bad.nonzero()[0].tolist()} (image, channel, row, column)"
-        raise HgladError(
-            f"images have {int(bad.sum())} values that are NaN or infinite, {where}: expected numbers; "
-            "distill again or drop these images"
-        )
+        raise misfit(f"{found}, {where}", "numbers", "distill again or drop these images")
     what = "images"
     if normalized is not None:
         if floats.min() >= 0:
-            expected = "expected some below 0 in normalized images"
-            fix = "leave --normalized, --mean and --std (normalized=) out"
-            raise HgladError(f"images reach from {_reach(floats)}: {expected}; {fix}")
+            expected, fix = "some below 0 in normalized images", "leave --normalized, --mean and --std"
+            raise misfit(f"images reach from {_reach(floats)}", expected, f"{fix} (normalized=) out")
         mean, std = (values.view(-1, 1, 1) for values in normalized)
         floats = floats * std + mean
         what = "after the normalization is undone, images"
@@ -506,8 +497,8 @@ def fit_range(images: Tensor, normalized: tuple[Tensor, Tensor] | None, any_rang
             fix = "give --normalized (normalized=True) if they are normalized to zero mean"
         else:
             fix = "scale them"
-        expected = f"expected about 0 to 1; {fix}, or --any-range (any_range=True) if meant"
-        raise HgladError(f"{what} reach from {_reach(floats)}: {expected}")
+        fix = f"{fix}, or --any-range (any_range=True) if meant"
+        raise misfit(f"{what} reach from {_reach(floats)}", "about 0 to 1", fix)
     return floats.contiguous()
 
 
@@ -524,21 +515,18 @@ def fit_labels(labels: Tensor, images: int, real: RealData) -> Tensor:
         if wrong.any():
             first = int(wrong.nonzero()[0])
             fix = "subtract 1" if (values.min(), values.max()) == (1, count) else "check the data set"
-            expected = f"expected 0 to {count - 1}, the classes of {real.name!r}"
-            raise HgladError(f"label {values[first].item():g} of image {first}: {expected}; {fix}")
+            expected = f"0 to {count - 1}, the classes of {real.name!r}"
+            raise misfit(f"label {values[first].item():g} of image {first}", expected, fix)
         return labels.long()
     if labels.shape != (images, count):
-        raise HgladError(
-            f"labels have shape {list(labels.shape)} for {images} images: expected [{images}], "
-            f"or [{images}, {count}] for the probabilities of the {count} classes of {real.name!r}"
-        )
+        expected = f"[{images}], or [{images}, {count}] for the probabilities of the {count} classes"
+        found = f"labels have shape {list(labels.shape)} for {images} images"
+        raise misfit(found, f"{expected} of {real.name!r}", "check the labels")
     values = labels.float()
     wrong = ~((values >= 0).all(dim=1) & ((values.sum(dim=1) - 1).abs() <= 1e-3))
     if wrong.any():
         row = int(wrong.nonzero()[0])
         low, total = values[row].min().item(), values[row].sum().item()
-        raise HgladError(
-            f"soft labels of image {row} have least {low:.4g} and sum {total:.4g}: expected probabilities, "
-            "none below 0 and sum 1; apply softmax to logits"
-        )
+        found = f"soft labels of image {row} have least {low:.4g} and sum {total:.4g}"
+        raise misfit(found, "probabilities, none below 0 and sum 1", "apply softmax to logits")
     return values.argmax(dim=1) if ((values == 0) | (values == 1)).all() else values
