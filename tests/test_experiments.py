@@ -425,7 +425,6 @@ def test_two_processes_give_the_same_rows(profile, undisturbed, tmp_path):
 
 def run_all_saving_every_step(tasks: list, root: str) -> None:
     torch.set_num_threads(1)
-    import_module("hglad.search.distillation").SAVE_EVERY = 0
     import_module("hglad.storage").SAVE_SECONDS = 0
     run_all(tasks, Store(root), cores=1)
 

@@ -1,46 +1,19 @@
-"""What computing costs: the work of a generator and of a network, counted, and a guess of the seconds."""
+"""What computing costs: the work of a network, counted, and a guess of the seconds."""
 
 import json
-from copy import deepcopy
 from functools import lru_cache
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hglad.data.datasets import RealData
 from hglad.networks import create_network
-from hglad.priors.base import Latents, Prior
 
 # On one core. What follows is within about three times of what the committed results took, at 16 and 32 px,
 # with five architectures. A processor with matrix units for 16 bits, and a GPU all the more, is faster.
 ANY_IMAGE = 1e-4  # seconds an image takes through the smallest network
 PER_FLOP = 1.1e-11
 GENERATOR = 2.5e-4  # seconds an image takes through a generator and back, per pixel of its side
-
-
-def step_flops(prior: Prior) -> tuple[float, ...]:
-    """Floating-point operations of one image's way through the generator and back, by split point.
-
-    Forward pass and vector-Jacobian product, with products and convolutions counted and the cheap
-    element-wise rest left out; 0 in pixel space, and everywhere for a prior without a network. Counted on
-    tensors without memory, so that it takes no time and no device.
-    """
-    if not isinstance(prior, nn.Module):
-        return (0.0,) * len(prior.layers)
-    shadow = deepcopy(prior).to("meta")
-    w = torch.empty(1, shadow.num_ws, shadow.settings.w_dim, device="meta")
-    counts = [_pass_flops(shadow, w, layer) for layer in range(len(prior.layers) - 1)]
-    return (*counts, 0.0)
-
-
-def _pass_flops(prior: Prior, w: torch.Tensor, layer: int) -> float:
-    with torch.no_grad():
-        start = prior.advance(Latents(w, None), 0, layer)
-    variables = start.map(lambda x: x.detach().requires_grad_())
-    with FlopCounterMode(display=False) as counter:
-        prior.decode(variables, layer).sum().backward()
-    return float(counter.get_total_flops())
 
 
 def network_seconds(network: dict, real: RealData) -> float:

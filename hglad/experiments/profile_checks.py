@@ -11,7 +11,6 @@ from hglad.data.datasets import DataSet, RealData
 from hglad.data.described import described, images_are_there
 from hglad.errors import HgladError
 from hglad.experiments.combinations import runs_of, used_objectives
-from hglad.experiments.cost import step_flops
 from hglad.experiments.definitions import experiments_of, plan
 from hglad.experiments.prior_recipes import check_obtainable, prior_recipe
 from hglad.experiments.profile import Profile
@@ -29,7 +28,7 @@ from hglad.search.distillation import (
     make_objective,
     prior_labels,
 )
-from hglad.search.stages import plan_stages
+from hglad.search.stages import plan_stages, step_flops
 from hglad.settings import DataSettings, ExpertSettings
 
 FETCHED = ("cifar10", "cifar100", "imagenette")  # data sets that torchvision downloads

@@ -1,18 +1,19 @@
-"""Distil one set: load what the settings name, run the search, keep the selected iterate."""
+"""Distill one set: load what the settings name, run the search, keep the selected iterate."""
 
+import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, RealData, load_data
 from hglad.data.described import described, images_are_there
 from hglad.errors import HgladError
-from hglad.evaluation.sets import DistilledSet
+from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import train_classifier
-from hglad.experiments.cost import step_flops
 from hglad.experiments.profile import Profile, changed
 from hglad.experiments.versions import Version, Versioned, Versions, current
 from hglad.metrics import create_metric, needs
@@ -20,10 +21,11 @@ from hglad.networks import Classifier, create_network
 from hglad.objectives import OBJECTIVES, Objective, create_objective
 from hglad.objectives.experts import Experts, experts_key
 from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
+from hglad.provenance import Stopwatch
 from hglad.runtime import out_of_memory, progress_bar
-from hglad.search.checkpoint import Checkpoint
 from hglad.search.loop import ADVICE, Search
-from hglad.search.stages import Stage, plan_stages
+from hglad.search.stages import Stage, plan_stages, step_flops
+from hglad.search.state import SearchState
 from hglad.settings import (
     KINDS,
     DataSettings,
@@ -36,6 +38,7 @@ from hglad.settings import (
     suggestion,
     to_dict,
 )
+from hglad.storage import Checkpoint
 
 WITHOUT_GENERATOR = {
     name: field.default
@@ -238,7 +241,7 @@ def distill(
     experts: Path | str | None = None,
     restart: bool = False,
 ) -> DistilledSet:
-    """Distil a set and save it to the folder `out` when given; a run that was stopped goes on.
+    """Distill a set and save it to the folder `out` when given; a run that was stopped goes on.
 
     Args:
         settings: resolved settings.
@@ -250,26 +253,51 @@ def distill(
         restart: begin anew instead of going on, whatever state is there.
 
     Raises:
-        HgladError: settings that do not fit the data or the prior, values that are not finite, a state of
-            another run or a damaged one.
+        HgladError: settings that do not fit the data or the prior, values that are not finite.
     """
-    data = load_real(settings.data, device)
+    watch, data = Stopwatch(device), load_real(settings.data, device)
     classifier = classifier or train_metric_classifier(settings.metric, data, show)
     run = make_search(settings, data, classifier, device, experts)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
-    progress = Checkpoint(state_file, settings.fingerprint, settings.keep_iterates, device)
+    checkpoint, start = Checkpoint(state_file, settings.fingerprint), None
+    iterates: list[Tensor] = []  # those that were measured, where they are kept
+    stage_seconds = [0.0] * len(run.stages)
     if restart:
-        progress.clear()
-    state = start = progress.load()
-    steps = sum(stage.steps for stage in run.stages)
-    with progress_bar(steps, "search", "step", show) as bar, progress.kept_on_error():
-        for state in run.run(start):  # none is left when the run was stopped behind its last step
-            progress.note(state, run.finite.look)
-            bar.update(run.steps_done(state) - bar.n)
+        checkpoint.clear()
+    if saved := checkpoint.load():
+        tensors, plain = saved
+        start = SearchState.restored(tensors["state"], plain["state"], device)
+        iterates, stage_seconds = tensors["iterates"], plain["stage_seconds"]
+
+    state = start
+
+    def save() -> None:
+        """Keep the state; where the next step cannot start from it, the last good one stays."""
+        if state is not None and state.finite:
+            tensors, plain = state.saved()
+            tensors = {"state": tensors, "iterates": iterates}
+            checkpoint.save(tensors, force=True, state=plain, stage_seconds=stage_seconds)
+
+    steps, begin = sum(stage.steps for stage in run.stages), time.monotonic()
+    with progress_bar(steps, "search", "step", show) as bar:
+        try:
+            for state in run.run(start):  # none is left when the run was stopped behind its last step
+                stage_seconds[state.stage] += time.monotonic() - begin
+                begin = time.monotonic()
+                if settings.keep_iterates and state.decoded is not None:
+                    iterates.append(to_uint8(state.decoded).cpu())
+                if checkpoint.due:
+                    run.finite.look()
+                    save()
+                bar.update(run.steps_done(state) - bar.n)
+        except HgladError:
+            save()
+            raise
+    provenance = watch.provenance() | {"seconds": round(checkpoint.seconds, 2)} | settings.declared()
     card = {
         "settings": to_dict(settings),
         "stages": [asdict(stage) for stage in run.stages],
-        "stage_seconds": [round(seconds, 3) for seconds in progress.stage_seconds],
+        "stage_seconds": [round(seconds, 3) for seconds in stage_seconds],
         "measurement_seconds": sum(run.measuring) / max(1, len(run.measuring)),
         "boundaries": state.boundaries,
         "classes": len(data.train.classes),
@@ -279,12 +307,13 @@ def distill(
         "history": state.history,
         "data_hash": data_hash(settings.data),
         "prior_hash": prior_hash(settings.prior),
-        "provenance": progress.provenance() | settings.declared(),
+        "provenance": provenance,
     }
-    distilled = DistilledSet(state.images.cpu(), run.labels.cpu(), card, progress.iterates())
+    kept = torch.stack(iterates) if settings.keep_iterates else None
+    distilled = DistilledSet(state.images.cpu(), run.labels.cpu(), card, kept)
     if out is not None:
         distilled.save(out)
-        progress.clear()
+        checkpoint.clear()
     return distilled
 
 
@@ -313,8 +342,8 @@ def make_search(
         settings = replace(settings, search=settings.search.changed(labels=own))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
-    flops = step_flops(prior)
-    return Search(prior, objective, metric, real, labels, settings.kind, settings.search, rng, flops)
+    args = (prior, objective, metric, real, labels, settings.kind, settings.search, rng, step_flops(prior))
+    return Search(*args)
 
 
 def parts_for(metric: MetricSettings, train: RealData) -> tuple[RealData, RealData | None]:

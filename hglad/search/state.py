@@ -1,16 +1,12 @@
-"""Where a search stands, as a value, and the file that a stopped run goes on from."""
+"""Where a search stands, as a value, which a stopped run goes on from."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from hglad.errors import HgladError
 from hglad.priors.base import Latents
-from hglad.storage import read_metadata, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -67,62 +63,23 @@ class SearchState:
         """Whether the distance of this iterate is in the history."""
         return bool(self.history) and self.history[-1][:2] == (self.stage, self.step)
 
+    def saved(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tensors and plain values for `hglad.storage.Checkpoint`."""
+        tensors = {name: getattr(self, name).tensors() for name in LATENTS}
+        tensors |= {name: getattr(self, name) for name in TENSORS}
+        return tensors, {name: getattr(self, name) for name in PLAIN}
 
-LATENT_FIELDS = ("latents", "velocity", "stage_best")
-OBJECTIVE = "objective."  # prefix of the objective's state in a file
-TENSOR_FIELDS = ("images", "rng")
-PLAIN_FIELDS = ("stage", "step", "rates", "stage_distance", "distance", "best", "history", "boundaries")
+    @classmethod
+    def restored(cls, tensors: dict[str, Any], plain: dict[str, Any], device: torch.device | str) -> Self:
+        """The state that gave these, on a device; that of the random generator stays on the host."""
 
+        def moved(x: Any) -> Any:
+            return x.to(device) if isinstance(x, Tensor) else {name: y.to(device) for name, y in x.items()}
 
-def save_state(path: Path, state: SearchState, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a state and its checksum, with tensors and metadata of the caller's; `decoded` is left out."""
-    tensors = tensors | {name: getattr(state, name) for name in TENSOR_FIELDS}
-    for name in LATENT_FIELDS:
-        own = getattr(state, name).tensors()
-        tensors |= {f"{name}.{part}": value for part, value in own.items()}
-    tensors |= {f"{OBJECTIVE}{name}": value for name, value in state.objective.items()}
-    plain = json.dumps({name: getattr(state, name) for name in PLAIN_FIELDS})
-    write_tensors(path, tensors, metadata | {"state": plain, "checksum": _checksum(plain, tensors)})
-
-
-def _checksum(plain: str, tensors: dict[str, Tensor]) -> str:
-    content = hashlib.sha256(plain.encode())
-    for name in sorted(tensors):
-        content.update(name.encode())
-        content.update(tensors[name].detach().cpu().flatten().view(torch.uint8).numpy())
-    return content.hexdigest()
+        found = {name: moved(tensors[name]) for name in (*LATENTS, *TENSORS)} | {"rng": tensors["rng"]}
+        return cls(**plain, **found | {name: Latents.of(found[name]) for name in LATENTS})
 
 
-def load_state(path: Path, device: torch.device | str = "cpu") -> SearchState:
-    """Read a state that `save_state` wrote.
-
-    Its tensors are copied from the file to memory of PyTorch's own: products and sums over another alignment
-    have other bits.
-
-    Raises:
-        HgladError: a file that is damaged or holds something else.
-    """
-    tensors, metadata = read_tensors(path, device), read_metadata(path)
-    if not metadata.get("checksum") == _checksum(metadata.get("state", ""), tensors):
-        raise HgladError(
-            f"{path} is not an intact state of a search: delete it, or start over with --restart"
-        )
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    plain = json.loads(metadata["state"])
-    latents = {name: Latents.of(_below(tensors, f"{name}.")) for name in LATENT_FIELDS}
-    objective = _below(tensors, OBJECTIVE)
-    return SearchState(
-        objective=objective,
-        images=tensors["images"],
-        rng=tensors["rng"].cpu(),
-        **latents,
-        **{key: plain[key] for key in ("stage", "step", "stage_distance", "distance")},
-        rates=plain["rates"] and tuple(plain["rates"]),
-        best=tuple(plain["best"]),
-        history=tuple((stage, step, distance) for stage, step, distance in plain["history"]),
-        boundaries=tuple(tuple(row) for row in plain["boundaries"]),
-    )
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+LATENTS = ("latents", "velocity", "stage_best")
+TENSORS = ("images", "rng", "objective")
+PLAIN = ("stage", "step", "rates", "stage_distance", "distance", "best", "history", "boundaries")

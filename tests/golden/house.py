@@ -19,7 +19,7 @@ from hglad.priors import load_prior
 from hglad.priors.training.gan import GANSettings, GANTraining
 from hglad.priors.training.train import fit_to_data
 from hglad.search.distillation import DistillationSettings, distill, load_real, make_search
-from hglad.search.state import load_state, save_state
+from hglad.search.state import SearchState
 from hglad.settings import (
     DataSettings,
     ExpertSettings,
@@ -28,6 +28,7 @@ from hglad.settings import (
     SurrogateSettings,
     TrainingSettings,
 )
+from hglad.storage import Checkpoint
 
 NETWORK = {"name": "convnet", "depth": 3, "width": 8}
 EXPERTS = {"count": 2, "epochs": 3, "batch_size": 128, "augmentation": "crop_scale"}
@@ -100,8 +101,11 @@ def resumed(name: str, kind: str, folder: Path, classifier: Classifier, search: 
     experts = folder if name == "mtt" else None
     parts = (settings(name, kind, 1, search, {}), digits(), classifier, "cpu", experts)
     states = make_search(*parts).run()
-    save_state(folder / "search.state", [next(states) for _ in range(stop)][-1], {}, {})
-    *_, last = make_search(*parts).run(load_state(folder / "search.state"))
+    *_, state = (next(states) for _ in range(stop))
+    tensors, plain = state.saved()
+    Checkpoint(folder / "search.state", "golden").save(tensors, force=True, **plain)
+    tensors, plain = Checkpoint(folder / "search.state", "golden").load()
+    *_, last = make_search(*parts).run(SearchState.restored(tensors, plain, "cpu"))
     return last.images
 
 

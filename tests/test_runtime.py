@@ -1,10 +1,16 @@
-"""Memory that runs out: the same results with less at a time, then one line that says what to lower.
+"""The machine a run is on: devices, memory that stays, and memory that runs out.
 
-A device with little memory is stood in for by modules that refuse more than so many images, with PyTorch's
-own error; what a system does that refuses memory is real.
+Where it does, the same results come with less at a time, then one line that says what to lower. A device
+with little memory is stood in for by modules that refuse more than so many images, with PyTorch's own error;
+what a system does that refuses memory is real.
 """
 
+import ctypes
+import os
+import platform
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,23 +22,78 @@ from faults import in_a_process
 from replacing import replace
 from torch import Tensor, nn
 
+from hglad.data.datasets import load_data
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate as evaluation
 from hglad.evaluation.baselines import random_real
-from hglad.evaluation.sets import DistilledSet
-from hglad.evaluation.training import Ensemble, predict, train_classifier
+from hglad.evaluation.training import Ensemble, TrainingSettings, predict, train_classifier
 from hglad.networks import create_network
-from hglad.priors.stylegan_xl import StyleGANXL
-from hglad.runtime import is_out_of_memory, within_memory
-from hglad.search.distillation import (
-    DistillationSettings,
-    distill,
-    load_real,
-    make_search,
-    train_metric_classifier,
+from hglad.runtime import check_device, is_out_of_memory, keep_freed_memory, out_of_memory, within_memory
+
+STEPS = """
+import resource
+import torch
+from hglad.runtime import keep_freed_memory
+
+torch.set_num_threads(1)
+
+def faults_per_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        maps = [torch.ones(2**22) for _ in range(8)]  # 16 MiB each: a forward pass keeps them
+        del maps                                      # and the backward pass gives them back
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5
+
+faults_per_step()
+before, kept = faults_per_step(), keep_freed_memory()
+faults_per_step()
+print(before, kept, faults_per_step())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
+def test_page_faults_of_a_step_fall():
+    # What glibc starts with; given so, it does not change with the sizes that happen to be freed first.
+    usual = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    ran = subprocess.run(
+        [sys.executable, "-c", STEPS], capture_output=True, text=True, check=True, env=os.environ | usual
+    )
+    before, kept, after = ran.stdout.split()
+    assert kept == "True"
+    assert float(before) > 30_000  # of 4 KiB: all 128 MiB come as new pages
+    assert float(after) < 300
+
+
+def test_other_systems_and_libraries_are_left_as_they_are(monkeypatch):
+    def without_mallopt(name):
+        return object()
+
+    def unknown(name):
+        raise OSError(name)
+
+    for library in (without_mallopt, unknown):
+        monkeypatch.setattr(ctypes, "CDLL", library)
+        assert keep_freed_memory() is False
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tpu", "unknown device 'tpu': expected cpu or cuda"),
+        ("cuda:3", "device 'cuda:3' is not there: PyTorch finds no GPU, use cpu"),
+    ],
 )
-from hglad.settings import DataSettings, MetricSettings, SearchSettings, SurrogateSettings, TrainingSettings
-from hglad.storage import read_metadata
+def test_a_device_that_is_not_there_is_a_clear_error(monkeypatch, name, message):
+    check_device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(HgladError, match=message):
+        check_device(name)
+
+
+# Memory that runs out
 
 
 class Device:
@@ -123,8 +184,10 @@ def test_in_the_end_one_line_says_what_to_lower():
     assert str(caught.value) == expected
 
 
-def test_other_errors_are_not_tried_again():
+def test_other_errors_are_not_tried_again_or_told_otherwise():
     tried = []
+    with pytest.raises(RuntimeError, match="must match"), out_of_memory("here", "lower it"):
+        add_other_shapes()
     with pytest.raises(RuntimeError, match="must match"):
         within_memory(lambda size: tried.append(size) or add_other_shapes(), 8, 1, "rows", "")
     assert tried == [8]
@@ -167,7 +230,7 @@ def test_a_training_goes_on_in_smaller_chunks(few_digits):
     assert {count for count in device.given if count <= 5} == {3}
 
 
-def test_a_batch_that_cannot_be_parted_is_a_out_of_memory(few_digits):
+def test_a_batch_that_cannot_be_parted_is_one_line(few_digits):
     own = network(norm="batch", depth=2, width=8)
     with (
         small(Device(5)),
@@ -244,104 +307,12 @@ def test_an_evaluation_with_no_room_for_an_image_is_a_out_of_memory(scores):
         scores()
 
 
-# Searches
-
-DATA = DataSettings("digits", resolution=8)
-SEARCH = SearchSettings(
-    steps=6, stages=(1, 4), layer=2, rates="relative", lr_features=0.1, lr_latents=0.02, lr_pixels=0.1,
-    select_every=2,
-)  # fmt: skip
-SURROGATE = SurrogateSettings({"name": "convnet", "depth": 1, "width": 4}, "color_crop", 8)
-ONE_EPOCH = TrainingSettings(epochs=1, batch_size=256, lr=0.01, augmentation="", ema_decay=None)
-METRIC = MetricSettings(network={"name": "convnet", "depth": 1, "width": 4}, training=ONE_EPOCH)
-
-
-@pytest.fixture(scope="module")
-def settings(prior_file) -> DistillationSettings:
-    return DistillationSettings(DATA, prior_file, SEARCH, SURROGATE, METRIC)
-
-
-@pytest.fixture(scope="module")
-def classifier() -> nn.Module:
-    return train_metric_classifier(METRIC, load_real(DATA))
-
-
-@pytest.fixture
-def generator_takes(monkeypatch) -> Callable[..., Device]:
-    """Let the generator refuse more than so many images, from the given call on."""
-
-    def limit(most: int, first: int = 0) -> Device:
-        device = Device(most, StyleGANXL)
-
-        def checked(prior, latents, layer):
-            if len(device.given) >= first:
-                device(prior, (torch.empty(len(latents), 1, 1, 1),))
-            else:
-                device.given.append(0)
-            return decode(prior, latents, layer)
-
-        monkeypatch.setattr(StyleGANXL, "decode", checked)
-        return device
-
-    decode = StyleGANXL.decode
-    return limit
-
-
-def assert_alike(found: DistilledSet, expected: DistilledSet) -> None:
-    torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-4)
-    assert [entry[:2] for entry in found.card["history"]] == [entry[:2] for entry in expected.card["history"]]
-    distances = [[entry[2] for entry in each.card["history"]] for each in (found, expected)]
-    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["single", "hierarchical"])
-@pytest.mark.parametrize(("most", "first"), [(3, 0), (3, 6), (1, 9)])
-def test_a_search_goes_on_with_less_at_a_time(
-    settings, classifier, generator_takes, tmp_path, kind, most, first
-):
-    settings = replace(settings, kind=kind)
-    expected = distill(settings, classifier=classifier)
-    device = generator_takes(most, first)
-    found = distill(settings, tmp_path / "set", classifier=classifier)
-    assert device.refused == {3: 2, 1: 3}[most]  # of 10 and 5 images, and of 2; then it knows
-    assert_alike(found, expected)
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
-
-
-@pytest.mark.parametrize("objective", ["dm", "dc"])
-def test_the_surrogate_gets_less_at_a_time_as_well(settings, classifier, objective):
-    """80 real images, 8 of each class, on a device that has room for the 10 distilled ones and a few."""
-    search = make_search(replace(settings, objective=objective), load_real(DATA), classifier)
-    *_, expected = search.run()
-    again = make_search(replace(settings, objective=objective), load_real(DATA), classifier)
-    device = Device(10 if objective == "dm" else 2)
-    again.objective.network.features[0].register_forward_pre_hook(device)
-    *_, found = again.run()
-    assert device.refused >= 2
-    torch.testing.assert_close(found.images, expected.images, rtol=1e-3, atol=1e-4)
-
-
-def test_a_search_that_does_not_fit_stops_and_goes_on_elsewhere(
-    settings, classifier, generator_takes, tmp_path, monkeypatch
-):
-    expected = distill(settings, classifier=classifier)
-    device, decode = generator_takes(0, 9), StyleGANXL.decode
-    with pytest.raises(HgladError) as caught:
-        distill(settings, tmp_path / "set", classifier=classifier)
-    mend = "lower surrogate.batch_real, the surrogate's width, ipc or data.resolution"
-    expected_line = f"out of memory with one image at a time: {mend}, or take a device with more memory"
-    assert str(caught.value) == expected_line and decode is StyleGANXL.decode
-    assert read_metadata(tmp_path / "set.state")["key"] == settings.fingerprint
-    device.most = 10  # elsewhere
-    assert_alike(distill(settings, tmp_path / "set", classifier=classifier), expected)
-
-
 # A system that refuses memory
 
 
 def evaluate_with_little_memory(room: int) -> str:
     """Evaluate in a process that gets `room` more bytes than it has."""
-    data = load_real(DATA)
+    data = load_data("digits", resolution=8)
     data = replace(data, test=data.test.select(data.test.offsets[:-1]))  # one image of each class
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
