@@ -718,8 +718,6 @@ def data_check(
 
     data = datasets.load_data(name, root, resolution, download=download)
     if record:
-        from hglad.data.described import record as keep
-        from hglad.data.described import record_file
-
-        keep(data, record_file(datasets.DataSettings(name, root and str(root), resolution)))
+        settings = datasets.DataSettings(name=name, root=root and str(root), resolution=resolution)
+        datasets.write_record(data, datasets.record_file(settings))
     print(json.dumps(datasets.describe(data), indent=1))

@@ -10,11 +10,14 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from hglad.errors import HgladError
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 
@@ -29,6 +32,21 @@ def check_device(name: str) -> None:
         raise HgladError(f"unknown device '{name}': expected cpu or cuda")
     if not torch.cuda.is_available():
         raise HgladError(f"device '{name}' is not there: PyTorch finds no GPU, use cpu")
+
+
+def host_rng(rng: "torch.Generator") -> "torch.Generator":
+    """A CPU generator that follows from `rng`, for draws that the host must know at once.
+
+    A generator on the CPU is returned itself. The state of one on a GPU (seed and offset) is kept by the
+    host, so reading it waits for nothing; the offset grows with every draw on the GPU, so a caller that
+    also draws there gets a new host generator each time.
+    """
+    import torch
+
+    if rng.device.type == "cpu":
+        return rng
+    state = (rng.initial_seed() * 0x9E3779B97F4A7C15 + rng.get_offset()) % 2**63
+    return torch.Generator().manual_seed(state)
 
 
 def progress_bar(total: float, text: str, unit: str, show: bool = True, **options) -> tqdm:

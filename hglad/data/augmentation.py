@@ -1,11 +1,12 @@
 """Differentiable siamese augmentation (DSA; Zhao & Bilen 2021): draw once, apply to any batch.
 
-Brightness and the colour that fills uncovered pixels (0) are in units of normalised images, as in DSA: apply
+Brightness and the color that fills uncovered pixels (0) are in units of normalized images, as in DSA: apply
 a transform after `RealData.normalize`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import pi
 
 import torch
@@ -13,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hglad.errors import HgladError
-from hglad.networks.passes import host_rng
 from hglad.registry import unknown
+from hglad.runtime import host_rng
 from hglad.settings import DSA
 
 VERSION = 1  # raise when the same draws give other images
@@ -25,9 +26,6 @@ CUTOUT_SIDE = 0.5  # of the side
 FLIP_PROBABILITY = 0.5
 SCALE_RATIO = 1.2
 ROTATION = 15 / 180 * pi  # radians
-
-Draw = Callable[[int, tuple[int, int], torch.Generator], Tensor]
-Apply = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Transform:
                 f"{tuple(images.shape)}; draw it for as many images, (n, ch, h, w)"
             )
         if not images.is_floating_point():
-            raise HgladError(f"a transform was given {images.dtype} images; give normalised floats")
+            raise HgladError(f"a transform was given {images.dtype} images; give normalized floats")
         return STRATEGIES[self.strategy][1](images, self.parameters.to(images))
 
     def repeat(self, times: int) -> "Transform":
@@ -62,48 +60,41 @@ class Augmentation:
 
     def __init__(self, text: str = DSA) -> None:
         self.text = text
-        self.strategies = tuple(text.split("_")) if text else ("none",)
-        known = [name for name in STRATEGIES if name != "none"]
+        self.strategies = text.split("_") if text else ["none"]
+        known = DSA.split("_")
         for name in self.strategies if text else ():
             if name not in known:
                 raise unknown("augmentation strategy", name, known)
 
-    def __repr__(self) -> str:
-        return f"Augmentation({self.text!r})"
-
-    def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Transform:
+    def draw(self, count: int, size: tuple[int, int], rng: torch.Generator) -> Transform:
         """Draw one strategy for the call and its parameters for `count` images of `size` (h, w) pixels.
 
-        The parameters lie on `generator.device`. The strategy is drawn by the host without waiting for a GPU.
+        The parameters lie on `rng.device`. The strategy is drawn by the host without waiting for a GPU.
         """
-        choice = torch.randint(len(self.strategies), (), generator=host_rng(generator))
-        strategy = self.strategies[int(choice)]
-        return Transform(strategy, STRATEGIES[strategy][0](count, tuple(size), generator))
+        strategy = self.strategies[int(torch.randint(len(self.strategies), (), generator=host_rng(rng)))]
+        return Transform(strategy, STRATEGIES[strategy][0](count, size, rng))
 
 
-def _uniform(numbers: int) -> Draw:
-    """Draws `numbers` numbers in [0, 1) per image."""
-
-    def draw(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return torch.rand(count, numbers, generator=generator, device=generator.device)
-
-    return draw
+def _uniform(numbers: int, count: int, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """`numbers` numbers in [0, 1) per image."""
+    return torch.rand(count, numbers, generator=rng, device=rng.device)
 
 
-def _draw_crop(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+def _whole(ranges: list[tuple[int, int]], count: int, rng: torch.Generator) -> Tensor:
+    """A whole number of every range [low, high) per image."""
+    drawn = [torch.randint(*each, (count,), generator=rng, device=rng.device) for each in ranges]
+    return torch.stack(drawn, dim=1)
+
+
+def _draw_shifts(count: int, size: tuple[int, int], rng: torch.Generator) -> Tensor:
     """Whole pixels, down and right, by up to CROP_PADDING of the side."""
     reaches = [int(side * CROP_PADDING + 0.5) for side in size]
-    return torch.stack([_integers(-reach, reach + 1, count, generator) for reach in reaches], dim=1)
+    return _whole([(-reach, reach + 1) for reach in reaches], count, rng)
 
 
-def _draw_cutout(count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Centre of the square; it may reach over the border."""
-    centres = [_integers(0, side + 1 - _cutout_side(side) % 2, count, generator) for side in size]
-    return torch.stack(centres, dim=1)
-
-
-def _integers(low: int, high: int, count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(low, high, (count,), generator=generator, device=generator.device)
+def _draw_centers(count: int, size: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """Center of the square; it may reach over the border."""
+    return _whole([(0, side + 1 - _cutout_side(side) % 2) for side in size], count, rng)
 
 
 def _cutout_side(side: int) -> int:
@@ -151,25 +142,27 @@ def _flip(images: Tensor, draws: Tensor) -> Tensor:
     return torch.where(draws[:, :, None, None] < FLIP_PROBABILITY, images.flip(-1), images)
 
 
-def _cutout(images: Tensor, centres: Tensor) -> Tensor:
-    rows, columns = (_inside(centres[:, axis], side) for axis, side in enumerate(images.shape[-2:]))
-    square = rows[:, None, :, None] & columns[:, None, None, :]  # (n, 1, h, w)
+def _cutout(images: Tensor, centers: Tensor) -> Tensor:
+    inside = []  # whether a row or a column meets the square, (n, side) each
+    for axis, side in enumerate(images.shape[-2:]):
+        first = centers[:, axis, None] - _cutout_side(side) // 2
+        pixel = torch.arange(side, device=centers.device)
+        inside.append((pixel >= first) & (pixel < first + _cutout_side(side)))
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # (n, 1, h, w)
     return images.masked_fill(square, 0)
 
 
-def _inside(centre: Tensor, side: int) -> Tensor:
-    """(n,) centres -> (n, side) whether a pixel lies within the square on this axis."""
-    first = centre[:, None] - _cutout_side(side) // 2
-    pixel = torch.arange(side, device=centre.device)
-    return (pixel >= first) & (pixel < first + _cutout_side(side))
+def _unchanged(images: Tensor, draws: Tensor) -> Tensor:
+    return images
 
 
-STRATEGIES: dict[str, tuple[Draw, Apply]] = {
-    "color": (_uniform(3), _color),
-    "crop": (_draw_crop, _crop),
-    "cutout": (_draw_cutout, _cutout),
-    "flip": (_uniform(1), _flip),
-    "scale": (_uniform(2), _scale),
-    "rotate": (_uniform(1), _rotate),
-    "none": (_uniform(0), lambda images, draws: images),
+Draw = Callable[[int, tuple[int, int], torch.Generator], Tensor]
+STRATEGIES: dict[str, tuple[Draw, Callable[[Tensor, Tensor], Tensor]]] = {
+    "color": (partial(_uniform, 3), _color),
+    "crop": (_draw_shifts, _crop),
+    "cutout": (_draw_centers, _cutout),
+    "flip": (partial(_uniform, 1), _flip),
+    "scale": (partial(_uniform, 2), _scale),
+    "rotate": (partial(_uniform, 1), _rotate),
+    "none": (partial(_uniform, 0), _unchanged),
 }

@@ -2,6 +2,10 @@
 
 A new data set is one function under `@data_set(name, description)` that takes a `Request` and returns
 a `DataSet`; `load_data` and `available` then know it.
+
+What `hglad data check --record` writes of a data set into `data/records/` suffices to name and show its
+results where the images are not. Its images then have the right shape and no content (PyTorch's `meta`
+device): whatever would look at a pixel fails, and nothing is computed from images that are not there.
 """
 
 import difflib
@@ -20,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from hglad.data.image_files import (
+    FilesByClass,
     annotated_files,
     class_folders,
     fit,
@@ -28,7 +33,11 @@ from hglad.data.image_files import (
     readable_names,
 )
 from hglad.errors import HgladError
-from hglad.paths import cache_folder
+from hglad.paths import PROJECT, cache_folder
+from hglad.settings import DataSettings
+from hglad.storage import read_json, write_json
+
+RECORDS = PROJECT / "data" / "records"
 
 IMAGENET_SUBSETS = {  # ImageNet-1k class indices, in the order of the papers (GLaD, MTT)
     "imagenet-a": (255, 376, 984, 364, 500, 986, 333, 576, 148, 135),
@@ -107,7 +116,7 @@ class RealData:
             raise HgladError(f"wrong channel count: {found}, expected {wanted} as in {self.name!r}; convert")
         return (images - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
-    def batch(self, per_class: int, generator: torch.Generator) -> Tensor:
+    def batch(self, per_class: int, rng: torch.Generator) -> Tensor:
         """Random images of every class, float (classes, per_class, ch, h, w) in [0, 1].
 
         Without replacement inside a class; a class smaller than `per_class` comes in whole permutations.
@@ -115,7 +124,7 @@ class RealData:
         """
         if per_class < 1:
             raise HgladError(f"per_class is {per_class}, expected 1 or more; raise the batch size")
-        chosen = draw(self.offsets, per_class, generator).to(self.images.device, non_blocking=True)
+        chosen = draw(self.offsets, per_class, rng).to(self.images.device, non_blocking=True)
         images = self.images.index_select(0, chosen.flatten())  # much faster than images[chosen] on a CPU
         return images.float().div_(255).unflatten(0, chosen.shape)
 
@@ -146,13 +155,13 @@ class RealData:
         """
         if not 0 < fraction < 1:
             raise HgladError(f"fraction is {fraction}, expected a number between 0 and 1")
-        generator = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(seed)
         held = torch.zeros(len(self.images), dtype=torch.bool)
         for name, start, count in zip(self.classes, self.offsets, self.counts, strict=False):
             if count < 2:
                 raise HgladError(f"class {name!r} of {self.name!r} has one image, a split needs 2; add some")
             size = min(max(round(fraction * count), 1), count - 1)
-            held[start + torch.randperm(count, generator=generator)[:size]] = True
+            held[start + torch.randperm(count, generator=rng)[:size]] = True
         return self.select(~held), self.select(held)
 
     def to(self, device: torch.device | str) -> "RealData":
@@ -219,7 +228,10 @@ def load_data(
     name, root = str(name), None if root is None else Path(root)
     request = Request(OTHER_NAMES.get(name, name), root, resolution, channels, download)
     if request.name not in _LOADERS:
-        request = replace(request, name="folder", root=_named_folder(name))
+        if not Path(name).is_dir():
+            nearest = difflib.get_close_matches(name, [*_LOADERS, *OTHER_NAMES], n=1, cutoff=0)[0]
+            raise HgladError(f"no data set {name!r} and no folder of that path; did you mean {nearest!r}?")
+        request = replace(request, name="folder", root=Path(name))
     dataset = _LOADERS[request.name][1](request)
     return DataSet(dataset.name, dataset.train.to(device), dataset.test.to(device))
 
@@ -240,17 +252,53 @@ def describe(dataset: DataSet) -> dict:
     }
 
 
-def draw(offsets: tuple[int, ...], per_class: int, generator: torch.Generator) -> Tensor:
+def record_file(data: DataSettings, folder: Path = RECORDS) -> Path:
+    """Where the record of a data set lies; an image folder is known by its own name."""
+    place = data.root if data.name == "folder" and data.root else data.name
+    return folder / f"{Path(place).name}-{data.resolution or 'own'}.json"
+
+
+def write_record(dataset: DataSet, file: Path) -> None:
+    """Write what is to be known of a data set."""
+    train, splits = dataset.train, {"train": dataset.train, "test": dataset.test}
+    content = {"name": dataset.name, "image_shape": list(train.image_shape), "classes": list(train.classes)}
+    content |= {"mean": train.mean.tolist(), "std": train.std.tolist()}
+    for split, real in splits.items():
+        content[split] = {"counts": list(real.counts), "content_hash": real.content_hash}
+    write_json(file, content)
+
+
+def read_record(data: DataSettings, folder: Path = RECORDS) -> DataSet | None:
+    """The data set as its record has it, without pixels; none where there is no record, or with a holdout."""
+    file = record_file(data, folder)
+    if data.holdout or not file.is_file():
+        return None
+    content = read_json(file)
+    statistics = torch.tensor(content["mean"]), torch.tensor(content["std"])
+    name, classes, splits = content["name"], tuple(content["classes"]), []
+    for split in (content["train"], content["test"]):
+        offsets = (0, *accumulate(split["counts"]))
+        images = torch.empty(offsets[-1], *content["image_shape"], dtype=torch.uint8, device="meta")
+        splits.append(RealData(name, images, offsets, classes, *statistics, split["content_hash"]))
+    return DataSet(name, *splits)
+
+
+def images_are_there(data: DataSettings) -> bool:
+    """Whether the folder of the images exists, if the data set needs one."""
+    return data.root is None or Path(data.root).is_dir()
+
+
+def draw(offsets: tuple[int, ...], per_class: int, rng: torch.Generator) -> Tensor:
     """Random indices int64 (classes, per_class) into images sorted by class, on the generator's device.
 
     Every class's first `count` draws are a permutation, so are its next `count`, and so on. One ranking
     of random keys serves all classes: no loop over classes and no number that the host waits for.
     """
-    device = generator.device
+    device = rng.device
     sizes = [end - start for start, end in pairwise(offsets)]
     starts, counts = _starts_and_counts(offsets, device)  # (classes, 1)
     rounds = math.ceil(per_class / min(sizes))
-    keys = torch.rand(rounds, len(sizes), max(sizes), generator=generator, device=device)
+    keys = torch.rand(rounds, len(sizes), max(sizes), generator=rng, device=device)
     absent = torch.arange(max(sizes), device=device) >= counts  # (classes, max size)
     order = keys.masked_fill_(absent, torch.inf).topk(min(per_class, max(sizes)), largest=False).indices
     position = torch.arange(per_class, device=device)  # (per_class,)
@@ -268,7 +316,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, float32 (ch,), of uint8 images (n, ch, h, w) scaled to [0, 1].
 
     Sums are of integers, so every processor gets the same bits. The standard deviation is at least one
-    grey level: a constant channel is centred, not blown up.
+    grey level: a constant channel is centered, not blown up.
     """
     counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])])
     level = torch.arange(256)
@@ -286,23 +334,15 @@ def from_arrays(
 ) -> DataSet:
     """A data set out of (images uint8 (n, ch, h, w), labels (n,)) per split, in any order."""
     statistics = channel_statistics(torch.from_numpy(train[0]))
-    train, test = (_array_split(name, *split, tuple(classes), statistics) for split in (train, test))
-    return DataSet(name, train, test)
-
-
-def _array_split(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    statistics: tuple[Tensor, Tensor],
-) -> RealData:
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    order = labels.argsort(stable=True)
-    images, labels = np.ascontiguousarray(images[order.numpy()]), labels[order]
-    content = _hash(str(images.shape).encode(), images, labels.numpy())
-    offsets = _offsets(labels, len(classes))
-    return RealData(name, torch.from_numpy(images), offsets, classes, *statistics, content)
+    splits = []
+    for images, labels in (train, test):
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+        order = labels.argsort(stable=True)
+        images, labels = np.ascontiguousarray(images[order.numpy()]), labels[order]
+        content = _hash(str(images.shape).encode(), images, labels.numpy())
+        offsets = _offsets(labels, len(classes))
+        splits.append(RealData(name, torch.from_numpy(images), offsets, tuple(classes), *statistics, content))
+    return DataSet(name, *splits)
 
 
 def _offsets(labels: Tensor, classes: int) -> tuple[int, ...]:
@@ -316,13 +356,6 @@ def _hash(*parts: bytes | np.ndarray) -> str:
     return total.hexdigest()
 
 
-def _named_folder(name: str) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    nearest = difflib.get_close_matches(name, [*_LOADERS, *OTHER_NAMES], n=1, cutoff=0)[0]
-    raise HgladError(f"no data set {name!r} and no folder of that path; did you mean {nearest!r}?")
-
-
 def _resized(images: np.ndarray, resolution: int, resample: Image.Resampling) -> np.ndarray:
     """Resize uint8 images (n, h, w[, ch]) by PIL, whose integer arithmetic is the same on every processor."""
     return np.stack([np.asarray(fit(Image.fromarray(image), resolution, resample)) for image in images])
@@ -332,7 +365,7 @@ def _with_channels(images: np.ndarray, request: Request) -> np.ndarray:
     """uint8 (n, ch, h, w) with the channels asked for; grey becomes RGB, RGB does not become grey."""
     channels = request.channels or images.shape[1]
     if channels == 1 < images.shape[1]:
-        raise HgladError(f"wrong channel count: {request.name!r} has colour, expected 1; pass channels=3")
+        raise HgladError(f"wrong channel count: {request.name!r} has color, expected 1; pass channels=3")
     return images if channels == images.shape[1] else images.repeat(channels, axis=1)
 
 
@@ -357,15 +390,14 @@ def _cifar(request: Request) -> DataSet:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     archive = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
-    train, test = (_torchvision(archive, request, train=train) for train in (True, False))
-    arrays = [(_cifar_images(part.data, request), np.asarray(part.targets)) for part in (train, test)]
-    return from_arrays(request.name, *arrays, train.classes)
-
-
-def _cifar_images(images: np.ndarray, request: Request) -> np.ndarray:
-    if request.resolution not in (None, images.shape[1]):
-        images = _resized(images, request.resolution, Image.Resampling.BICUBIC)
-    return _with_channels(images.transpose(0, 3, 1, 2), request)
+    splits = []
+    for part in (_torchvision(archive, request, train=train) for train in (True, False)):
+        images = part.data
+        if request.resolution not in (None, images.shape[1]):
+            images = _resized(images, request.resolution, Image.Resampling.BICUBIC)
+        images = _with_channels(images.transpose(0, 3, 1, 2), request)
+        splits.append((images, np.asarray(part.targets)))
+    return from_arrays(request.name, *splits, part.classes)
 
 
 def _torchvision(archive: Callable, request: Request, **options: object) -> object:
@@ -374,8 +406,8 @@ def _torchvision(archive: Callable, request: Request, **options: object) -> obje
         return archive(root, download=request.download, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        mend = "give --download (download=True) or the --root that holds it (root=; data.root in a profile)"
-        raise HgladError(f"data set {request.name!r} is not usable in {root}: {reason}; {mend}") from error
+        advice = "give --download (download=True) or the --root that holds it (root=; data.root in a profile)"
+        raise HgladError(f"data set {request.name!r} is not usable in {root}: {reason}; {advice}") from error
 
 
 @data_set("imagenette", "ten easy ImageNet classes; root: torchvision's or an ImageNet folder, or download")
@@ -403,8 +435,8 @@ def _imagenet_subset(request: Request) -> DataSet:
     root = _root(request, "the ImageNet folder with train/<class id>/ and val/<class id>/")
     ids = class_folders(_train_folder(root))
     if len(ids) != 1000:
-        mend = "give the whole ImageNet-1k folder, since a class is found by its rank"
-        raise HgladError(f"{root / 'train'} has {len(ids)} classes, expected 1000; {mend}")
+        advice = "give the whole ImageNet-1k folder, since a class is found by its rank"
+        raise HgladError(f"{root / 'train'} has {len(ids)} classes, expected 1000; {advice}")
     chosen = [ids[index] for index in IMAGENET_SUBSETS[request.name]]
     splits = [folder_files(root / split, chosen) for split in ("train", "val")]
     return _from_files(request, *splits, readable_names(root, chosen), resolution=128)
@@ -446,27 +478,17 @@ def _train_folder(root: Path) -> Path:
 
 
 def _from_files(
-    request: Request,
-    train: dict[str, list[Path]],
-    test: dict[str, list[Path]],
-    classes: Sequence[str],
-    resolution: int = 0,
+    request: Request, train: FilesByClass, test: FilesByClass, classes: Sequence[str], resolution: int = 0
 ) -> DataSet:
     """A data set out of files by class; `resolution` holds where the request leaves it open."""
-    _same_classes(train, test)
+    for name in sorted(train.keys() ^ test.keys()):
+        there, missing = ("training", "test") if name in train else ("test", "training")
+        raise HgladError(f"class {name!r} of the {there} split is missing in the {missing} split; add images")
     size, channels = request.resolution or resolution, request.channels or 3
-    train, test = ((files, *load_images(files, size, channels)) for files in (train, test))
-    statistics = channel_statistics(train[1])
+    loaded = [(files, *load_images(files, size, channels)) for files in (train, test)]
+    statistics = channel_statistics(loaded[0][1])
     splits = []
-    for files, images, key in (train, test):
+    for files, images, key in loaded:
         offsets = (0, *accumulate(len(group) for group in files.values()))
         splits.append(RealData(request.name, images, offsets, tuple(classes), *statistics, key))
     return DataSet(request.name, *splits)
-
-
-def _same_classes(train: dict[str, list[Path]], test: dict[str, list[Path]]) -> None:
-    different = sorted(train.keys() ^ test.keys())
-    if different:
-        name = different[0]
-        there, missing = ("training", "test") if name in train else ("test", "training")
-        raise HgladError(f"class {name!r} of the {there} split is missing in the {missing} split; add images")

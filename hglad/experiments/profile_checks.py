@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hglad.data.datasets import DataSet, RealData
-from hglad.data.described import described, images_are_there
+from hglad.data.datasets import DataSet, RealData, images_are_there, read_record
 from hglad.errors import HgladError
 from hglad.experiments.combinations import runs_of, used_objectives
 from hglad.experiments.definitions import experiments_of, plan
@@ -67,7 +66,7 @@ def _named(key: str) -> Iterator[None]:
 
 def _known(profile: Profile) -> DataSet:
     """The data set, from its record where its images are not there."""
-    there = images_are_there(profile.data) or described(profile.data) is None
+    there = images_are_there(profile.data) or read_record(profile.data) is None
     return check_images(profile) if there else known_real(profile.data)
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hglad.runtime import host_rng
+
 CACHE = 2**23  # bytes of the first layer's maps; measured best at 32 px and width 128 (make bench)
 SMALLEST = 4  # fewer images keep two cores waiting for each other
 MAPS_MEMORY = 2**30  # bytes of the largest maps of images that pass a GPU together without a graph
@@ -120,16 +122,3 @@ def draw_seed(rng: torch.Generator) -> int:
     if rng.device.type != "cpu":
         torch.rand((), generator=rng, device=rng.device)  # moves the offset on
     return seed
-
-
-def host_rng(rng: torch.Generator) -> torch.Generator:
-    """A CPU generator that follows from `rng`, for draws that the host must know at once.
-
-    A generator on the CPU is returned itself. The state of one on a GPU (seed and offset) is kept by the
-    host, so reading it waits for nothing; the offset grows with every draw on the GPU, so a caller that
-    also draws there gets a new host generator each time.
-    """
-    if rng.device.type == "cpu":
-        return rng
-    state = (rng.initial_seed() * 0x9E3779B97F4A7C15 + rng.get_offset()) % 2**63
-    return torch.Generator().manual_seed(state)

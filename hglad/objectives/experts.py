@@ -18,8 +18,9 @@ from hglad.errors import HgladError
 from hglad.evaluation.training import check_losses, train_epoch
 from hglad.experiments.versions import Versions, current, declared
 from hglad.networks import create_network
-from hglad.networks.passes import dropout_from, host_rng
+from hglad.networks.passes import dropout_from
 from hglad.provenance import Stopwatch
+from hglad.runtime import host_rng
 from hglad.settings import ExpertSettings, derive_seed, fingerprint
 from hglad.storage import Checkpoint, intact, read_metadata, write_tensors
 

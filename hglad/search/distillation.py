@@ -9,8 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, RealData, load_data
-from hglad.data.described import described, images_are_there
+from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, RealData, images_are_there, load_data, read_record
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import train_classifier
@@ -196,7 +195,7 @@ def _load_real(data: DataSettings, device: str) -> DataSet:
 
 def known_real(data: DataSettings) -> DataSet:
     """As `load_real`; without pixels, from its record, where the folder of the images is not there."""
-    return load_real(data) if images_are_there(data) else described(data) or load_real(data)
+    return load_real(data) if images_are_there(data) else read_record(data) or load_real(data)
 
 
 def data_hash(data: DataSettings) -> str:
