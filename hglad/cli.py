@@ -120,14 +120,15 @@ def _device(name: str) -> str:
     return name
 
 
-def _check_new(path: Path | None) -> None:
+def _new(path: Path | None) -> Path | None:
     """Find out before the run that its result can be written."""
-    from hglad.storage import publish
+    from hglad.storage import write_whole
 
     if path is not None and not path.exists():
-        with publish(path) as draft:
+        with write_whole(path) as draft:
             draft.touch()
         path.unlink()
+    return path
 
 
 def _version(wanted: bool) -> None:
@@ -156,7 +157,7 @@ DataName = Annotated[str, option("Data set (hglad data list).", "--data", metava
 Root = Annotated[Path | None, option("Folder of the images where the data set needs one.")]
 Resolution = Annotated[int | None, option("Height and width in pixels (default: the data set's own).")]
 Seed = Annotated[int, option("Seed of every draw.")]
-JsonFile = Annotated[Path | None, option("Write it there, with its provenance.", "--json", metavar="FILE")]
+JsonFile = Annotated[Path | None, option("Write it there with its provenance.", "--json", callback=_new)]
 Named = Annotated[str, argument("Profile's .yaml file (the runs it plans), or folder of results.", profiles)]
 Generator = Annotated[str, argument("Generator in data/priors, or a path.", priors)]
 
@@ -277,7 +278,7 @@ Assignments = Annotated[list[str], option("search.steps=50, ...; several times."
 @app.command()
 def distill(
     config: Config,
-    out: Annotated[Path, option("Folder to write.")],
+    out: Annotated[Path, option("Folder to write.", callback=_new)],
     objective: Objective = "dm",
     search: Search = "hierarchical",
     prior: Prior = None,
@@ -299,7 +300,6 @@ def distill(
     profile, settings = _resolved(
         config, objective, search, prior, ipc, seed, preset, assignments, keep_iterates
     )
-    _check_new(out)
     if experts is None and (tasks := DistillTask(settings).experts):  # trained first where they are missing
         store = Store.of_profile(profile.profile)
         run_all(tasks, store, device=device)
@@ -385,7 +385,6 @@ def tune(
 
     profile = read_profile(config)
     settings = tuning.TuningSettings(trials, seeds, repeats, holdout)
-    _check_new(json_file)
     earlier = tuning.read_earlier(json_file, profile, settings) if json_file else None
     store = Store(results or Path("_build", "tuning", profile.profile))
     objectives, searches = ([name] if name else None for name in (objective, search))
@@ -400,13 +399,12 @@ def tune(
 @app.command()
 def explore(
     folder: Annotated[Path, argument("Distilled set with kept iterates (--keep-iterates).")],
-    out: Annotated[Path, option("HTML file to write; it needs nothing else.")],
+    out: Annotated[Path, option("HTML file to write; it needs nothing else.", callback=_new)],
     rows: Annotated[Path | None, option("Evaluation of its iterates, for a curve of accuracy.")] = None,
 ) -> None:
     """Write a page to step through a run in a browser."""
     from hglad.book.explorer import write_explorer
 
-    _check_new(out)
     write_explorer(folder, out, rows)
 
 
@@ -449,7 +447,6 @@ def evaluate(
     from hglad.evaluation.evaluate import evaluate_file, score_table
     from hglad.storage import write_json
 
-    _check_new(json_file)
     given = {
         "epochs": epochs, "lr": lr, "augmentation": augmentation, "precision": precision,
         "test_precision": test_precision,
@@ -554,7 +551,7 @@ def results_table(
     relative: Annotated[bool, flag("relative", "Add gain over random, share of the full set.")] = False,
     published: Annotated[bool, flag("published", "Add published numbers (csv: these alone).")] = False,
     form: Annotated[FORMS | None, option("csv: numbers, not cells (default: text).", "--format")] = None,
-    out: Annotated[Path | None, option("Write it there: .txt, .md, .tex or .csv.")] = None,
+    out: Annotated[Path | None, option("Write it there: .txt, .md, .tex or .csv.", callback=_new)] = None,
     results: Results = None,
 ) -> None:
     """Print a table of results with intervals."""
@@ -563,7 +560,6 @@ def results_table(
     from hglad.analysis.tables import INTERVALS, cells, notes_of, published_table, result_table, select
 
     form = chosen_format(form, out)
-    _check_new(out)
     store, keys = _named_results(name, results)
     selected = select(store.rows(keys), objective, ipc)
     numbers = cells(selected, interval)
@@ -638,7 +634,7 @@ def _named_results(name: str, results: Path | None) -> tuple:
 @prior_app.command("train")
 def prior_train(
     config: Annotated[Path, argument("Recipe, such as configs/priors/digits-16.yaml.")],
-    out: Annotated[Path, option("File to write (.safetensors, with a .json card).")],
+    out: Annotated[Path, option("File to write (.safetensors, with a .json card).", callback=_new)],
     device: Device = "cpu",
 ) -> None:
     """Train a generator on a data set; a stopped run goes on."""
@@ -650,7 +646,7 @@ def prior_train(
 
 @prior_app.command("import")
 def prior_import(
-    out: Annotated[Path, option("File to write (.safetensors, with a .json card).")],
+    out: Annotated[Path, option("File to write (.safetensors, with a .json card).", callback=_new)],
     file: Annotated[Path | None, argument("Network pickle (.pkl).")] = None,
     name: Annotated[str | None, option("Released network to download, such as imagenet128.")] = None,
     key: Annotated[str, option("Network in the file.")] = "G_ema",
@@ -659,8 +655,6 @@ def prior_import(
     """Turn a StyleGAN-XL network pickle into safetensors; nothing in it is run."""
     from hglad.priors.nvidia import import_prior
 
-    if file is None or name is None:
-        _check_new(out)
     card = import_prior(out, file, name, key, cache)
     print(f"{card['source']['class']} of {card['source']['file']} in {out}")
 
