@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 import yaml
+from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from hglad import __version__
@@ -29,22 +30,7 @@ from hglad.provenance import commit_text
 from hglad.settings import suggestion
 from hglad.storage import read_json, write_whole
 
-CITATION = """\
-@inproceedings{zhong2025hglad,
-  title     = {Hierarchical Features Matter: A Deep Exploration of Progressive Parameterization Method for
-               Dataset Distillation},
-  author    = {Zhong, Xinhao and Fang, Hao and Chen, Bin and Gu, Xulin and Qiu, Meikang and Qi, Shuhan and
-               Xia, Shu-Tao},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  pages     = {30462--30471},
-  year      = {2025},
-  url       = {https://arxiv.org/abs/2406.05704}
-}"""
-EIGHT_BIT = (
-    "The images have 8 bits per channel: clamped to [0, 1] and rounded to one of 256 levels. The search, and "
-    "the scores below where there are any, used the float images, which differ by up to half a level, and by "
-    "more where they left [0, 1]; the format `pt` keeps those."
-)
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def export_set(
@@ -99,7 +85,7 @@ def export_set(
     with write_whole(out) as draft:
         draft.mkdir()
         reading, files = FORMS[form](made, classes, draft)
-        text = _card(made, classes, source, scored, reading, files)
+        text = _card(made, len(classes), source, scored, reading, files, eight_bit=form != "pt")
         (draft / "README.md").write_text(text, encoding="utf-8")
     return len(made.images)
 
@@ -171,7 +157,7 @@ def _image_folder(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tu
     features = [{"name": "image", "dtype": "image"}, _label_column(folder_names(classes)), *soft]
     files = [{"split": "train", "path": "train/**"}]
     reading = {"configs": [{"config_name": "default", "data_files": files, "features": features}]}
-    return reading, f"{text}{LOADING}\n\n{EIGHT_BIT}"
+    return reading, f"{text}{LOADING}"
 
 
 def _parquet(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[dict, str]:
@@ -198,7 +184,7 @@ def _parquet(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[d
     schema = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}  # as `datasets` keeps it
     table = pyarrow.table(columns).replace_schema_metadata(schema)
     parquet.write_table(table, out / "data" / "train-00000-of-00001.parquet")
-    return {"dataset_info": {"features": reading}}, f"{text}{LOADING}\n\n{EIGHT_BIT}"
+    return {"dataset_info": {"features": reading}}, f"{text}{LOADING}"
 
 
 def _torch(made: DistilledSet, classes: tuple[str, ...], out: Path) -> tuple[dict, str]:
@@ -229,34 +215,6 @@ class Source(NamedTuple):
     link: str = ""  # where its terms are
 
 
-CIFAR = (
-    "none given by its authors, who ask to be cited",
-    "unknown",
-    "A. Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, "
-    "University of Toronto, 2009.",
-    "https://www.cs.toronto.edu/~kriz/cifar.html",
-)
-IMAGENET = (
-    "ImageNet terms of access: non-commercial research and education only",
-    "other",
-    "O. Russakovsky et al. ImageNet Large Scale Visual Recognition Challenge. International Journal of "
-    "Computer Vision 115, 2015.",
-    "https://image-net.org/download.php",
-)
-SOURCES = {
-    "digits": Source(
-        "Optical Recognition of Handwritten Digits (UCI), the 1,797 images that scikit-learn ships",
-        "CC BY 4.0",
-        "cc-by-4.0",
-        "E. Alpaydin and C. Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning "
-        "Repository, 1998. https://doi.org/10.24432/C50P49",
-        "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-    ),
-    "cifar10": Source("CIFAR-10", *CIFAR),
-    "cifar100": Source("CIFAR-100", *CIFAR),
-    "tiny-imagenet": Source("Tiny-ImageNet, 200 classes of ImageNet", *IMAGENET),
-    **{name: Source(f"{name}, ten classes of ImageNet", *IMAGENET) for name in IMAGENET_SUBSETS},
-}
 ON_HUB = (  # licenses that the Hub has a name for, among those that data usually come under
     "mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "odc-by"
 )  # fmt: skip
@@ -273,7 +231,10 @@ def source_of(name: str, license: str | None = None, folder: bool = False) -> So
     Raises:
         HgladError: another license for data whose license is known.
     """
-    known = SOURCES.get(OTHER_NAMES.get(name, name))
+    sources = yaml.safe_load((TEMPLATES / "sources.yaml").read_text(encoding="utf-8"))
+    data = OTHER_NAMES.get(name, name)
+    found = sources["ten classes of imagenet"] if data in IMAGENET_SUBSETS else sources.get(data)
+    known = found and Source(**found | {"title": found["title"].format(data)})
     if known is not None and license is None:
         going_by = ", going by the name of the folder of images"
         return known._replace(title=known.title + going_by) if folder else known
@@ -288,7 +249,7 @@ def source_of(name: str, license: str | None = None, folder: bool = False) -> So
 # The card
 
 
-def _scores(folder: Path, card: dict, file: Path | str | None) -> list[str]:
+def _scores(folder: Path, card: dict, file: Path | str | None) -> str:
     """Scores of a set in Markdown: of a file of `hglad evaluate`, else of the results around the set."""
     evaluations = []
     if file is not None:
@@ -310,7 +271,7 @@ def _scores(folder: Path, card: dict, file: Path | str | None) -> list[str]:
                 training = {rows[0]["network"]: content["provenance"]["settings"]["training"]}
                 evaluations.append((rows, training, content["provenance"]))
     if not evaluations:
-        return ["Not scored."]
+        return "Not scored."
     lines, trained = [], {}
     for rows, training, _ in evaluations:
         for network, group in pd.DataFrame(rows).groupby("network", sort=False):
@@ -326,17 +287,18 @@ def _scores(folder: Path, card: dict, file: Path | str | None) -> list[str]:
     devices, codes = sorted({each["device"] for each in records}), sorted(set(map(commit_text, records)))
     days = sorted({each["started"][:10] for each in records})
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return [
+    parts = [
         pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True),
         "Test accuracy on real images, mean ± half width of the 95 % t interval over the networks of "
         "this one set, which says nothing about another set by the same method.",
         *(f"Training ({'; '.join(networks)}): {text}." for text, networks in trained.items()),
         f"Device: {'; '.join(devices)}. Code: {', '.join(codes)}. Computed: {dates}.",
     ]
+    return "\n\n".join(parts)
 
 
 def _card(
-    made: DistilledSet, classes: Sequence[str], source: Source, scored: list[str], reading: dict, files: str
+    made: DistilledSet, classes: int, source: Source, scores: str, reading: dict, files: str, eight_bit: bool
 ) -> str:
     """The whole README: `reading` are keys for the Hub, `files` says what lies where."""
     card, count = made.card, len(made.images)
@@ -362,18 +324,6 @@ def _card(
         }
     hashes = {"data hash": card.get("data_hash"), "prior hash": card.get("prior_hash")}
     origin |= {key: value[:12] for key, value in hashes.items() if value}
-    terms = {"data": source.title, "license": source.license, "terms": source.link}
-    terms = {key: value for key, value in terms.items() if value}
-    sections = {
-        "Files": files,
-        "Source data": f"{_listed(terms)}\n\nThe set was made from these data; their license holds for what "
-        "it shows of them.",
-        "Method": _listed(method),
-        "Scores": "\n\n".join(scored),
-        "Provenance": _listed(origin),
-        "Settings": f"```yaml\n{_yaml(settings or plain, flow=None)}```",
-        "Citation": "\n\n".join(filter(None, [f"```bibtex\n{CITATION}\n```", source.citation])),
-    }
     keys = {"pretty_name": name, "license": source.identifier}
     if source.identifier == "other":
         keys |= {"license_name": source.license} | ({"license_link": source.link} if source.link else {})
@@ -381,15 +331,12 @@ def _card(
     size = next((size for bound, size in sizes.items() if count < bound), "n>1M")
     keys |= {"task_categories": ["image-classification"], "size_categories": [size]}
     keys |= {"tags": ["dataset-distillation", "synthetic", "hglad"]} | reading
-    shape = " × ".join(map(str, made.images.shape[1:]))
-    labels = "a class each" if made.labels.ndim == 1 else "a probability of every class each"
-    summary = (
-        f"{count} images of {shape} (channels × height × width) for {len(classes)} classes, with {labels}: a "
-        "small set to train networks on in place of the whole training set, made with hglad "
-        f"{__version__}. What it shows need not look like the data."
-    )
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"---\n{_yaml(keys)}---\n\n# {name}\n\n{summary}\n\n{body}\n"
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, keep_trailing_newline=True)
+    return templates.get_template("card.md").render(
+        keys=_yaml(keys), name=name, count=count, shape=made.images.shape[1:], classes=classes,
+        soft=made.labels.ndim == 2, version=__version__, files=files, eight_bit=eight_bit, source=source,
+        method=method, scores=scores, origin=origin, settings=_yaml(settings or plain, flow=None),
+    )  # fmt: skip
 
 
 def _method(card: dict, settings: dict) -> dict[str, Any]:
@@ -407,10 +354,6 @@ def _method(card: dict, settings: dict) -> dict[str, Any]:
         "selection": "last iterate" if last else by_metric,
         "selected": f"step {best['step']} of stage {stage}, distance {card['distance']:.4g}",
     }
-
-
-def _listed(lines: dict[str, Any]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
 
 
 def _yaml(content: object, flow: bool | None = False) -> str:
