@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 from bench import Case, Step
 from hglad.priors.base import Latents
-from hglad.priors.geometry import plan_layers
-from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, SynthesisLayer, leaky_relu
+from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, SynthesisLayer, leaky_relu, plan_layers
 
 SPLIT = 1  # split point of the features f, behind the first layer
 

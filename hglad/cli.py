@@ -638,9 +638,9 @@ def prior_train(
     device: Device = "cpu",
 ) -> None:
     """Train a generator on a data set; a stopped run goes on."""
-    from hglad.priors.training.train import read_prior_settings, train_prior
+    from hglad.priors.training.train import PriorSettings, train_prior
 
-    card = train_prior(read_prior_settings(config), out, device)
+    card = train_prior(PriorSettings.from_yaml(config), out, device)
     print(json.dumps(card["quality"], indent=1))
 
 

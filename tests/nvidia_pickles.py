@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hglad.priors.geometry import LayerPlan, StyleGANXLSettings, plan_layers
+from hglad.priors.stylegan_xl import LayerPlan, StyleGANXLSettings, plan_layers
 
 MODULES: dict[str, types.ModuleType] = {}
 BUFFERS = {"w_avg", "transform", "freqs", "phases", "magnitude_ema", "up_filter", "down_filter"}

@@ -2,16 +2,14 @@
 
 import math
 import warnings
-from dataclasses import asdict
 
 import pytest
 import torch
-from replacing import replace
 from torch import nn
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.priors import Latents, biggan, load_prior, prior_card, save_prior
+from hglad.priors import Latents, biggan
 from hglad.priors.biggan import BigGAN, BigGANSettings, from_public_state_dict
 from hglad.priors.training.gan import GANSettings, GANTraining
 from hglad.priors.training.quality import draw_samples
@@ -198,73 +196,6 @@ def test_the_layout_of_the_released_model():
     assert shapes["embeddings.weight"] == (128, 1000)
 
 
-def test_each_block_has_its_own_condition(generator, noise):
-    """A row of w acts on everything behind its block, and on nothing before."""
-    w = generator.map(noise, LABELS)
-    plain = [generator.advance(Latents(w, None), 0, layer).f for layer in range(BLOCKS + 1)]
-    for row in range(BLOCKS + 1):
-        moved = w.clone()
-        moved[:, row] += 0.5
-        for layer, maps in enumerate(plain):
-            same = torch.equal(generator.advance(Latents(moved, None), 0, layer).f, maps)
-            assert same == (layer < row)
-
-
-def test_images_do_not_depend_on_the_rest_of_the_batch(generator, noise):
-    w = generator.map(noise, LABELS)
-    together, alone = (generator.decode(Latents(x, None), 0) for x in (w, w[2:3]))
-    torch.testing.assert_close(together[2:3], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("layer", range(BLOCKS + 1))
-def test_gradients_against_finite_differences(generator, noise, layer):
-    """Of the conditions, the features and the generator's own weights."""
-    generator = generator.double()
-    start = generator.advance(generator.start(generator.map(noise.double(), LABELS)), 0, layer)
-    start = Latents(start.w, start.f, generator.weights(layer))
-    draw = seeded()
-    direction = start.map(lambda x: torch.randn(x.shape, generator=draw, dtype=torch.float64))
-    cotangent = torch.randn(4, 3, 32, 32, generator=draw, dtype=torch.float64)
-
-    def value(tensors) -> torch.Tensor:
-        return (generator.decode(Latents.of(tensors), layer) * cotangent).sum()
-
-    own, along = start.tensors(), direction.tensors()
-    step = 1e-7  # small: a step across the kink of a ReLU is an error of first order
-    ahead, behind = (value({k: x + sign * step * along[k] for k, x in own.items()}) for sign in (1, -1))
-    variables = start.map(lambda x: x.detach().requires_grad_()).tensors()
-    gradients = torch.autograd.grad(value(variables), list(variables.values()), materialize_grads=True)
-    products = {k: (g * along[k]).sum() for k, g in zip(variables, gradients, strict=True)}
-    assert bool(products["w"]) == (layer < BLOCKS)  # the layers that make the image have no condition
-    numeric = (ahead - behind) / (2 * step)
-    assert sum(products.values()).item() == pytest.approx(numeric.item(), rel=1e-5)
-
-
-def test_weights_are_those_behind_a_split_point(generator):
-    names = [set(generator.weights(layer)) for layer in range(BLOCKS + 2)]
-    assert names[0] == {name for name, _ in generator.named_parameters()} - {
-        "embeddings.weight", "generator.gen_z.weight", "generator.gen_z.bias",
-    }  # fmt: skip
-    assert all(after < before for before, after in zip(names, names[1:], strict=False))
-    attention = {name for name in names[0] if name.startswith("generator.layers.3.")}
-    assert attention <= names[3] and not attention & names[4]  # it belongs to the block that follows it
-    assert names[-1] == set()
-
-
-def test_the_split_points_are_described(generator):
-    table = generator.describe()
-    assert table["layer"].tolist() == list(generator.layers)
-    latents = generator.sample(LABELS, seeded())
-    for layer, row in table.iterrows():
-        assert generator.advance(latents, 0, layer).f.shape[1:] == (row["channels"], row["size"], row["size"])
-    assert table["scale"].tolist() == [8, 8, 4, 2, 2, 1, 1]
-
-
-def test_split_points_out_of_range_are_refused(generator):
-    with pytest.raises(HgladError, match=f"split point 0 to {BLOCKS + 2}: expected 0 <= src <= dst <= 6"):
-        generator.advance(generator.sample(LABELS, seeded()), 0, BLOCKS + 2)
-
-
 # Noise and truncation
 
 
@@ -288,13 +219,6 @@ def test_truncation_scales_the_noise(generator):
     assert torch.equal(truncated[..., 12:], plain[..., 12:])
 
 
-def test_samples_average_mapped_noise(generator):
-    one, many = (generator.sample(LABELS, seeded(), average=count).w for count in (1, 100))
-    assert many.shape == one.shape
-    torch.testing.assert_close(many[..., 12:], one[..., 12:])
-    assert many[..., :12].norm() < one[..., :12].norm() / 6
-
-
 def test_truncation_and_statistics_go_together(generator, noise):
     with pytest.raises(
         HgladError, match=r"truncation is 0.5, .* those of 1.0: call set_truncation\(0.5\) first"
@@ -302,15 +226,9 @@ def test_truncation_and_statistics_go_together(generator, noise):
         generator.map(noise, LABELS, 0.5)
     with pytest.raises(HgladError, match="truncation of a generator is 1.5: expected 0 to 1"):
         generator.set_truncation(1.5)
-    single = BigGAN.untrained(replace(TINY, n_stats=1), seeded())
+    single = BigGAN.untrained(TINY.changed(n_stats=1), seeded())
     with pytest.raises(HgladError, match="truncation of a generator is 0.5: expected 1, the only one"):
         single.set_truncation(0.5)
-
-
-def test_other_precisions_are_refused(generator):
-    assert generator.set_precision("float32") is generator
-    with pytest.raises(HgladError, match="precision of a BigGAN is 'float16': expected 'float32'"):
-        generator.set_precision("float16")
 
 
 # Initial weights and statistics
@@ -363,15 +281,6 @@ def test_statistics_are_those_of_samples(truncation):
         assert relative_error(variances, variance) < 0.15
 
 
-def test_statistics_are_measured_again_with_the_same_bits():
-    network = BigGAN.untrained(TINY, seeded())
-    tensors = []
-    for _ in range(2):
-        network.measure_statistics(seeded(3))
-        tensors.append({name: x.clone() for name, x in network.state_dict().items()})
-    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-
-
 def test_training_normalises_by_the_batch():
     network = BigGAN.untrained(TINY, seeded()).train()
     latents = network.sample(torch.arange(10), seeded(1))
@@ -398,48 +307,28 @@ def test_spectral_norms_are_folded(public):
         from_public_state_dict(incomplete)
 
 
-def test_a_biggan_comes_back_from_its_file(generator, tmp_path):
-    save_prior(tmp_path / "big", generator, {})
-    name = str(tmp_path / "big.safetensors")
-    read, card = load_prior(name), prior_card(name)
-    latents = generator.sample(LABELS, seeded())
-    assert torch.equal(read.decode(latents, 0), generator.decode(latents, 0))
-    assert card["kind"] == "biggan" and read.settings == generator.settings
-    assert card["settings"]["layer_names"] == [*generator.layers[1:-1], "rgb_32_3"]
-
-
-def test_tensors_that_do_not_fit_are_named(generator):
-    tensors, settings = generator.state_dict(), asdict(generator.settings)
-    with pytest.raises(HgladError, match="tensor 'generator.bn.bias' is missing: expected shape"):
-        BigGAN.from_tensors(settings, {k: v for k, v in tensors.items() if k != "generator.bn.bias"})
-    with pytest.raises(HgladError, match=r"'generator.bn.bias' has shape \[3\]: expected \[8\]"):
-        BigGAN.from_tensors(settings, tensors | {"generator.bn.bias": torch.zeros(3)})
-    with pytest.raises(HgladError, match="settings give layers .*: expected"):
-        BigGAN.from_tensors(settings | {"layer_names": ["B0_4_8"]}, tensors)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"img_resolution": 64}, "img_resolution of a generator is 64: expected 8"),
         ({"layers": ((True, 2, 2), (False, 4, 1))}, r"layers\[1\] of a generator goes from 4 to 1"),
         ({"layers": ((True, 2, 4), (False, 4, 1))}, r"layers\[0\] of a generator goes from 2 to 4"),
-        ({"layers": ()}, "lists 0 blocks"),
+        ({"layers": ()}, "layers is \\[\\]: expected at least 1 of them"),
         ({"attention_layer_position": 2}, "attention_layer_position .* is 2: expected null or 0 to 1"),
-        ({"channel_width": 2}, "channel_width of a generator is 2: expected 4 to"),
-        ({"n_stats": 0}, "n_stats of a generator is 0: expected 1 to"),
+        ({"channel_width": 2}, "channel_width is 2: expected at least 4"),
+        ({"n_stats": 0}, "n_stats is 0: expected at least 1"),
     ],
 )  # fmt: skip
 def test_settings_of_no_network_are_refused(change, message):
     with pytest.raises(HgladError, match=message):
-        replace(TINY, **change)
+        TINY.changed(**change)
 
 
 def test_a_public_configuration_is_read():
-    settings = BigGANSettings.from_dict(CONFIG)
+    settings = BigGANSettings.from_card(CONFIG)
     assert (settings.img_resolution, settings.c_dim, settings.layers[1]) == (32, 7, (True, 8, 4))
     with pytest.raises(HgladError, match="class_embed_dim is 64: expected 12, as z_dim"):
-        BigGANSettings.from_dict(CONFIG | {"class_embed_dim": 64})
+        BigGANSettings.from_card(CONFIG | {"class_embed_dim": 64})
 
 
 # Training
@@ -449,23 +338,9 @@ def test_a_public_configuration_is_read():
 def make(few_digits):
     def make(**changes) -> GANTraining:
         small = {"batch_size": 8, "width": 4, "r1_every": 2, "augmentation": "crop", "lr": 0.01}
-        return GANTraining(few_digits, GANSettings(TINY, **small | changes))
+        return GANTraining(few_digits, GANSettings(generator=TINY, **small | changes))
 
     return make
-
-
-def test_training_continues_with_the_same_bits(make, tmp_path):
-    undisturbed = make()
-    for step in range(4):
-        if step == 2:
-            undisturbed.save(tmp_path / "run.state")
-        undisturbed.step()
-    run = make()
-    run.load(tmp_path / "run.state")
-    for _ in range(2):
-        run.step()
-    found, expected = (each.finished().state_dict() for each in (run, undisturbed))
-    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_the_finished_generator_has_measured_statistics(make):

@@ -1,6 +1,5 @@
 """Network pickles to safetensors: the images of the official code, and nothing of a hostile file runs."""
 
-import dataclasses
 import functools
 import hashlib
 import http.server
@@ -23,10 +22,9 @@ from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.priors import load_prior, prior_card
 from hglad.priors import nvidia as nvidia_module
-from hglad.priors.geometry import Head, StyleGANXLSettings
 from hglad.priors.nvidia import RELEASED, import_prior, is_allowed, read_generator
 from hglad.priors.pickles import read_pickle
-from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.priors.stylegan_xl import Head, StyleGANXL, StyleGANXLSettings
 from hglad.storage import read_tensors
 
 FIXTURES = Path(__file__).parent / "fixtures" / "stylegan_xl"
@@ -35,20 +33,23 @@ SMALL = StyleGANXLSettings(
     num_layers=4, embedding=(5, 4), margin_size=2,
 )  # fmt: skip
 SHAPE = {"img_resolution": 16, "channel_base": 256, "channel_max": 12, "num_layers": 7}
+
+
+def heads(*parts: tuple[int, int]) -> dict:
+    return {"heads": tuple(Head(up_factor=factor, layers=layers) for factor, layers in parts)}
+
+
 STRUCTURES = {  # settings of generators, and the numbers in the names of their layers in the official code
     "stem": ({}, [*range(8)]),
-    "head": ({"heads": (Head(4, 5),)}, [*range(5), *range(6, 12)]),
-    "unconditional": ({"heads": (Head(2, 4),), "c_dim": 0}, [*range(5), *range(6, 11)]),
-    "two heads": ({"heads": (Head(2, 4), Head(4, 6))}, [*range(5), 6, 7, *range(8, 15)]),
-    "three heads": ({"heads": (Head(4, 5), Head(2, 6), Head(2, 3))}, [*range(5), 6, 7, 8, *range(9, 17)]),
+    "head": (heads((4, 5)), [*range(5), *range(6, 12)]),
+    "unconditional": (heads((2, 4)) | {"c_dim": 0}, [*range(5), *range(6, 11)]),
+    "two heads": (
+        {"heads": (Head(up_factor=2, layers=4), Head(up_factor=4, layers=6))},
+        [*range(5), 6, 7, *range(8, 15)],
+    ),
+    "three heads": (heads((4, 5), (2, 6), (2, 3)), [*range(5), 6, 7, 8, *range(9, 17)]),
     "other stem": (
-        {
-            "heads": (Head(2, 5), Head(2, 5)),
-            "margin_size": 4,
-            "num_fp16_res": 2,
-            "conv_kernel": 1,
-            "filter_size": 4,
-        },
+        heads((2, 5), (2, 5)) | {"margin_size": 4, "num_fp16_res": 2, "conv_kernel": 1, "filter_size": 4},
         [*range(5), 6, 7, 8, *range(9, 15)],
     ),
 }
@@ -90,7 +91,7 @@ def refused(capsys, path: Path, *options: str) -> str:
 @pytest.mark.parametrize("name", ["stem32", "superres64"])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_imported_generators_give_the_official_images(place, capsys, name, protocol):
-    settings = StyleGANXLSettings.from_dict(json.loads((FIXTURES / f"{name}.json").read_text()))
+    settings = StyleGANXLSettings.from_card(json.loads((FIXTURES / f"{name}.json").read_text()))
     tensors = read_tensors(FIXTURES / f"{name}.weights.safetensors")
     network = Writer(settings, tensors).network()
     path = write(Path("net.pkl"), protocol, G=network, D=discriminator(), G_ema=network)
@@ -116,10 +117,10 @@ def test_imported_generators_give_the_official_images(place, capsys, name, proto
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_structure_is_found_in_the_layers(tmp_path, structure):
     changes, numbers = STRUCTURES[structure]
-    settings = dataclasses.replace(SMALL, **SHAPE | changes)
+    settings = SMALL.changed(**SHAPE | changes)
     writer = make(settings)
     if not settings.c_dim:
-        settings = dataclasses.replace(settings, embedding=(1000, 320))  # nothing is there to tell its shape
+        settings = settings.changed(embedding=(1000, 320))  # nothing is there to tell its shape
     assert [int(name.rpartition(".")[2][1:].split("_")[0]) for name in writer.plans] == numbers
     found, _ = read_generator(write(tmp_path / "net.pkl", G_ema=writer.network()))
     assert found.settings == settings
@@ -127,12 +128,12 @@ def test_structure_is_found_in_the_layers(tmp_path, structure):
 
 
 def test_a_head_that_left_one_layer_may_have_had_any_resolution(tmp_path):
-    settings = dataclasses.replace(SMALL, **SHAPE, heads=(Head(4, 3), Head(2, 4)))
+    settings = SMALL.changed(**SHAPE, **heads((4, 3), (2, 4)))
     writer = make(settings)
     found, _ = read_generator(write(tmp_path / "net.pkl", G_ema=writer.network()))
     assert found.settings.resolution == settings.resolution == 128
     w = torch.randn(2, found.num_ws, 4, generator=torch.Generator().manual_seed(1))
-    expected = StyleGANXL.from_tensors(dataclasses.asdict(settings), writer.tensors)
+    expected = StyleGANXL.from_tensors(settings.to_dict(), writer.tensors)
     assert torch.equal(found.decode(found.start(w), 0), expected.decode(expected.start(w), 0))
 
 

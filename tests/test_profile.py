@@ -16,7 +16,7 @@ from hglad.experiments.definitions import EXPERIMENTS, experiments_of
 from hglad.experiments.profile import Profile
 from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.paths import PROJECT, results_folder
-from hglad.priors.training.train import PriorSettings, read_prior_settings
+from hglad.priors.training.train import PriorSettings
 from hglad.search.distillation import DistillationSettings
 from hglad.settings import KINDS, ObjectiveSettings, SearchSettings, TrainingSettings, to_dict
 
@@ -46,7 +46,7 @@ def test_shipped_profiles_read_under_their_own_name(path):
     "path", sorted((PROJECT / "configs" / "priors").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_shipped_settings_of_priors_read(path):
-    assert isinstance(read_prior_settings(path), PriorSettings)
+    assert isinstance(PriorSettings.from_yaml(path), PriorSettings)
 
 
 def test_the_values_of_a_profile_arrive():
@@ -261,7 +261,11 @@ def test_the_folder_of_results(monkeypatch, tmp_path):
 
 
 def is_dataclass_node(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+    """Whether a class is a dataclass or a model of settings."""
+    if not isinstance(node, ast.ClassDef):
+        return False
+    named = [ast.unparse(each) for each in (*node.decorator_list, *node.bases)]
+    return any("dataclass" in name or name in ("Settings", "GeneratorSettings") for name in named)
 
 
 def is_text(node: ast.AST | None) -> bool:

@@ -12,7 +12,6 @@ from torchvision.utils import save_image
 from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.evaluation.training import protocol
-from hglad.experiments import prior_recipes
 from hglad.experiments.definitions import plan
 from hglad.experiments.presets import RATES, published_schedule
 from hglad.experiments.presets import paper as paper_search
@@ -22,7 +21,7 @@ from hglad.experiments.profile_file import profile_from, read_profile
 from hglad.experiments.tasks import DistillTask
 from hglad.paths import PROJECT
 from hglad.priors import files
-from hglad.priors.geometry import Head, StyleGANXLSettings, plan_layers
+from hglad.priors.stylegan_xl import Head, StyleGANXLSettings, plan_layers
 
 CONFIGS = {path.stem: path for path in sorted((PROJECT / "configs").glob("*.yaml"))}
 
@@ -137,7 +136,7 @@ def project(tmp_path, monkeypatch):
     generator = {"z_dim": 4, "w_dim": 4, "channel_base": 16, "channel_max": 4, "num_layers": 3}
     recipe = {"data": {"name": "digits", "resolution": 16}, "training": {"generator": generator}}
     (tmp_path / "configs" / "priors" / "dots.yaml").write_text(yaml.safe_dump(recipe))
-    for module in (prior_recipes, files):
+    for module in (files,):
         monkeypatch.setattr(module, "PROJECT", tmp_path)
 
 
@@ -205,7 +204,14 @@ def paper() -> Profile:
 @pytest.fixture(scope="module")
 def split_points() -> int:
     """Of StyleGAN-XL's released network at 128 px: a stem of 16 px and three heads that double it."""
-    return len(plan_layers(StyleGANXLSettings(img_resolution=16, num_layers=10, heads=(Head(2, 7),) * 3))) + 1
+    return (
+        len(
+            plan_layers(
+                StyleGANXLSettings(img_resolution=16, num_layers=10, heads=(Head(up_factor=2, layers=7),) * 3)
+            )
+        )
+        + 1
+    )
 
 
 @pytest.mark.parametrize("objective", RATES)

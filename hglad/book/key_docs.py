@@ -27,8 +27,7 @@ from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES, SHARED
 from hglad.paths import PROJECT
 from hglad.priors import PRIORS
-from hglad.priors.recipe import RecipeSettings
-from hglad.priors.registry import family
+from hglad.priors.files import RecipeSettings
 from hglad.priors.training.gan import GANSettings
 from hglad.priors.training.quality import QualitySettings
 from hglad.priors.training.train import PriorSettings
@@ -228,7 +227,7 @@ def _names(title: str, entries: dict[str, str]) -> str:
 def reference() -> str:
     """Markdown of all keys of a profile and of a generator's recipe, and of the names that they take."""
     groups = {group.settings: group for group in (*GROUPS, *RECIPES)}
-    priors = {kind: _first_paragraph(family(kind)) for kind in PRIORS.names()}
+    priors = {kind: _first_paragraph(PRIORS.get(kind)) for kind in PRIORS.names()}
     protocols = {name: _settings_in_words(settings) for name, settings in PROTOCOLS.items()}
     experiments = {name: _first_paragraph(function) for name, function in EXPERIMENTS.items()}
     return "\n".join(

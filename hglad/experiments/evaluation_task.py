@@ -89,7 +89,7 @@ class EvaluateTask(Task):
             source += [self.classifier.key_with(version), own]
         if self.prior:
             family = version(f"prior {prior_card(self.prior)['kind']}")
-            source += [prior_hash(self.prior, version), self.prior_classes, family, own]
+            source += [prior_hash(self.prior), self.prior_classes, family, own]
         since_first = self.method in ("random", "full") and own not in (None, 1)  # had no version before 2
         return source + ([own] if self.method == "class_mean" or since_first else [])
 

@@ -11,15 +11,15 @@ from hglad.data.datasets import DataSet, RealData, images_are_there, read_record
 from hglad.errors import HgladError
 from hglad.experiments.combinations import runs_of, used_objectives
 from hglad.experiments.definitions import experiments_of, plan
-from hglad.experiments.prior_recipes import check_obtainable, prior_recipe
 from hglad.experiments.profile import Profile
 from hglad.metrics import create_metric
 from hglad.networks import create_network
 from hglad.objectives import Objective, create_objective
 from hglad.objectives.experts import Experts
-from hglad.priors import PixelPrior, Prior, load_prior
-from hglad.priors.registry import family, kind_of
-from hglad.priors.training.train import fit_to_data, read_prior_settings
+from hglad.priors import PRIORS, PixelPrior, Prior, load_prior
+from hglad.priors.base import kind_of
+from hglad.priors.files import check_obtainable, training_recipe
+from hglad.priors.training.train import PriorSettings, fit_to_data
 from hglad.search.distillation import (
     DistillationSettings,
     known_real,
@@ -111,15 +111,15 @@ def _check_networks(profile: Profile, real: RealData) -> None:
 
 def _generator(name: str, profile: Profile) -> Prior:
     """The generator, or one without training that the recipe of a missing one describes."""
-    recipe = prior_recipe(name)
+    recipe = training_recipe(name)
     if recipe is None:
         return load_prior(name)
-    settings = read_prior_settings(recipe)
+    settings = PriorSettings.from_yaml(recipe)
     own = (settings.data.name, settings.data.root, settings.data.resolution)
     same = own == (profile.data.name, profile.data.root, profile.data.resolution)
     real = known_real(profile.data if same else settings.data).train
     network = fit_to_data(settings.training, real).generator
-    return family(kind_of(network))(network)
+    return PRIORS.get(kind_of(network))(network)
 
 
 def _check_generator(profile: Profile, name: str, data: DataSet) -> None:
@@ -128,7 +128,7 @@ def _check_generator(profile: Profile, name: str, data: DataSet) -> None:
     with _named(key):
         generator = _generator(name, profile)
         settings, shape = generator.settings, data.train.image_shape
-        size = getattr(settings, "resolution", settings.img_resolution)
+        size = settings.resolution
         made = (settings.img_channels, size, size)
         if made != shape:
             raise HgladError(f"the generator {name} makes images of {made}, the images of data are {shape}")
@@ -206,7 +206,7 @@ WORDS = {
 def summary(profile: Profile) -> str:
     """Experiments of a profile that `check_profile` has passed, and how much they compute from nothing."""
     experiments = f"experiments {', '.join(experiments_of(profile))}"
-    missing = [name for name in profile.priors if prior_recipe(name)]
+    missing = [name for name in profile.priors if training_recipe(name)]
     if missing:
         return f"{experiments}; {', '.join(missing)} is trained first, the rest is planned after it"
     counts = Counter(type(task).__name__ for task in plan(profile))

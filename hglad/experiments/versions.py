@@ -20,7 +20,7 @@ MODULES = {
     "experts": "hglad.objectives.experts",
     "baselines": "hglad.evaluation.baselines",
     "prior pixels": "hglad.priors.pixels",
-    "recipe": "hglad.priors.recipe",
+    "recipe": "hglad.priors.files",
     "gan": "hglad.priors.training.gan",
 }
 REGISTRIES = {

@@ -21,12 +21,12 @@ import yaml
 
 from hglad.errors import HgladError
 from hglad.experiments.definitions import check_name, plan
-from hglad.experiments.prior_recipes import prior_recipe
 from hglad.experiments.profile_checks import check_images, check_profile
 from hglad.experiments.profile_file import read_profile
 from hglad.experiments.runner import compute, estimated_seconds, missing_tasks, why_missing
 from hglad.experiments.store import Store, held
 from hglad.paths import PROJECT
+from hglad.priors.files import training_recipe
 from hglad.runtime import check_device, keep_freed_memory
 from hglad.settings import fingerprint
 from hglad.storage import check_writable, read_json, write_json, write_whole
@@ -59,14 +59,10 @@ class PriorTask:
 
     @property
     def cost(self) -> float:
-        """Guess of the seconds on one core, by the steps that were timed at 16, 32 and 64 px."""
-        from hglad.priors.training.train import read_prior_settings
+        """Guess of the seconds on one core."""
+        from hglad.priors.training.train import PriorSettings, training_seconds
 
-        settings = read_prior_settings(self.recipe)
-        training, pixels = settings.training, (settings.data.resolution or 32) ** 2
-        channels = getattr(training.generator, "channel_base", 0)
-        faster = 0.5 if training.precision == "bfloat16" else 1.0
-        return training.steps * faster * (0.6 + 2e-8 * training.batch_size * channels * pixels)
+        return training_seconds(PriorSettings.from_yaml(self.recipe))
 
     def done(self, store: Store) -> bool:
         """Whether the generator is there."""
@@ -74,9 +70,9 @@ class PriorTask:
 
     def run(self, store: Store, device: str) -> None:
         """Train it; a stopped training goes on."""
-        from hglad.priors.training.train import read_prior_settings, train_prior
+        from hglad.priors.training.train import PriorSettings, train_prior
 
-        train_prior(read_prior_settings(self.recipe), self.out, device)
+        train_prior(PriorSettings.from_yaml(self.recipe), self.out, device)
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ class Batch:
         profile = read_profile(self.config)
         check_profile(profile)
         store = Store.of_profile(profile.profile, self.results)
-        recipes = {name: prior_recipe(name) for name in profile.priors}
+        recipes = {name: training_recipe(name) for name in profile.priors}
         folder = PROJECT / "data" / "priors"
         priors = [
             PriorTask(recipes[name], folder / f"{name}.safetensors") for name in recipes if recipes[name]

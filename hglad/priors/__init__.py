@@ -1,8 +1,10 @@
-"""Generative priors: what a distilled set is parameterised by."""
+"""Generative priors: what a distilled set is parameterized by."""
 
-from hglad.priors.base import Latents, Prior
+from hglad.priors.base import PRIORS, Generator, Latents, Prior
 from hglad.priors.files import load_prior, prior_card, prior_hash, save_prior
 from hglad.priors.pixels import PixelPrior
-from hglad.priors.registry import PRIORS
 
-__all__ = ["PRIORS", "Latents", "PixelPrior", "Prior", "load_prior", "prior_card", "prior_hash", "save_prior"]
+__all__ = [
+    "PRIORS", "Generator", "Latents", "PixelPrior", "Prior",
+    "load_prior", "prior_card", "prior_hash", "save_prior",
+]  # fmt: skip

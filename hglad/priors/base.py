@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from hglad.errors import HgladError
+from hglad.registry import Registry
+from hglad.settings import Settings
+
+PRIORS = Registry("kind of prior", __package__, given=("settings",))
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Formats that a generator may compute its high-resolution layers in."""
+WEIGHTS = "weights."  # prefix of the generator's own weights among the names of tensors
 
 
 @dataclass(frozen=True)
@@ -18,8 +26,8 @@ class Latents:
     Attributes:
         w: style vectors, one row per layer, (n, num_ws, w_dim); `None` for a prior without styles.
         f: features at the split point, (n, channels, height, width); `None` means that they still follow
-            from `w` alone, so that only `w` is optimised (the latent stage).
-        weights: the generator's own weights by name where they are optimised too, in place of those it holds.
+            from `w` alone, so that only `w` is optimized (the latent stage).
+        weights: the generator's own weights by name where they are optimized too, in place of those it holds.
     """
 
     w: Tensor | None
@@ -56,9 +64,6 @@ class Latents:
         return len(self.f if self.w is None else self.w)
 
 
-WEIGHTS = "weights."  # prefix of the generator's own weights among the names of tensors
-
-
 class Prior(Protocol):
     """A generator cut into layers; split point n lies behind the first n of them.
 
@@ -68,7 +73,7 @@ class Prior(Protocol):
 
     layers: tuple[str, ...]
 
-    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
+    def sample(self, labels: Tensor, rng: torch.Generator, average: int = 1) -> Latents:
         """Draw latents for labels (n,); each is the mean of `average` mapped ones."""
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:
@@ -81,19 +86,181 @@ class Prior(Protocol):
         """The generator's own weights behind split point `layer`, by name."""
 
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Formats that a generator may compute its high-resolution layers in."""
+class GeneratorSettings(Settings):
+    """Settings of one family, which its cards hold.
+
+    Every family has `z_dim` (dimensions of the noise), `c_dim` (classes), `img_resolution` and
+    `img_channels`; the last three follow the data set in training.
+    """
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.img_resolution
+
+    def step_seconds(self, batch_size: int) -> float:
+        """Estimate of a step of its training on one core."""
+        return 0.6
+
+    @classmethod
+    def from_card(cls, values: dict[str, Any]) -> Self:
+        """Take the fields out of a card; other keys (`layer_names`, ...) are left to the caller."""
+        return cls.read({key: value for key, value in values.items() if key in cls.model_fields})
+
+    def on_stem(self, stem: Self) -> Self:
+        """Settings of a generator that has these layers on top of those of `stem`."""
+        raise HgladError("training.generator has no heads: with a stem expected a generator that has some")
 
 
-class LayeredGenerator(nn.Module):
-    """A network cut behind its layers: `forward(w, x, src, dst)` runs those between two split points."""
+class Generator(nn.Module):
+    """A network cut behind its layers (a `Prior`), and what files, recipes and training need of it.
 
+    A family registers itself and says what its first map, its layers and its initial weights are.
+
+    Attributes:
+        Settings: class of the constructor's settings.
+        settings: those of this generator.
+        layers: names of the split points.
+        layer_names: names of the layers between them; its card holds them.
+        num_ws: rows of w: one for the first map, and one for each layer (that has one).
+        truncation: that of its samples.
+    """
+
+    Settings: ClassVar[type[GeneratorSettings]]
+    settings: GeneratorSettings
     layers: tuple[str, ...]
+    layer_names: list[str]
+    num_ws: int
+    truncation = 1.0
+
+    # What a family defines
+
+    def map(self, z: Tensor, labels: Tensor, truncation: float | None = None) -> Tensor:
+        """Noise (n, z_dim) and labels (n,) to w (n, num_ws, w_dim); `truncation` is its own if not given."""
+        raise NotImplementedError
+
+    def first_map(self, w: Tensor) -> Tensor:
+        """Features at split point 0 of styles (n, w_dim)."""
+        raise NotImplementedError
+
+    def run_layer(self, index: int, x: Tensor, w: Tensor) -> Tensor:
+        """Features behind layer `index` of those before it and w (n, num_ws, w_dim); of the last, images."""
+        raise NotImplementedError
+
+    def modules_of(self, index: int) -> tuple[str, ...]:
+        """Names of the modules of layer `index`."""
+        raise NotImplementedError
+
+    def initialize(self, rng: torch.Generator) -> None:
+        """Set the initial weights, which training starts from."""
+        raise NotImplementedError
+
+    def measure_statistics(self, rng: torch.Generator, trained: bool = True) -> None:
+        """Set, from samples, what sampling needs and training leaves to be measured, or all of it."""
+        raise NotImplementedError
+
+    def split_points(self) -> list[dict[str, Any]]:
+        """Shape and sampling of the features at every split point, for `describe`."""
+        raise NotImplementedError
+
+    def put_on(self, stem: Self) -> None:
+        """Copy a stem below the layers that `on_stem` added, and freeze it there."""
+        raise NotImplementedError
+
+    # What a family may do in another way
+
+    @classmethod
+    def allocated(cls, settings: GeneratorSettings, device: torch.device | str = "cpu") -> Self:
+        """A generator whose weights are still to be set."""
+        return cls(settings)
+
+    def plain_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under the names and in the shape of this class, of those of a file."""
+        return tensors
+
+    def noise(self, count: int, rng: torch.Generator) -> Tensor:
+        """Noise (count, z_dim) of samples."""
+        return torch.randn(count, self.settings.z_dim, generator=rng, device=rng.device)
+
+    def set_precision(self, precision: str) -> Self:
+        """Compute in `float32`, or in a smaller format where the family can; else raise `HgladError`."""
+        if precision != "float32":
+            raise HgladError(f"precision of a {kind_of(self.settings)} is {precision!r}: expected 'float32'")
+        return self
+
+    def set_truncation(self, truncation: float) -> Self:
+        """Draw samples at this truncation from now on: 1 is none, 0 the mean of a class.
+
+        Raises:
+            HgladError: a truncation outside 0 to 1.
+        """
+        if not 0 <= truncation <= 1:
+            raise HgladError(f"truncation of a generator is {truncation}: expected 0 to 1")
+        self.truncation = truncation
+        return self
+
+    # What follows
+
+    @classmethod
+    def random(cls, settings: GeneratorSettings, rng: torch.Generator) -> Self:
+        """Generator with initial weights."""
+        network = cls.allocated(settings, rng.device)
+        with torch.no_grad():
+            network.initialize(rng)
+        return network.eval()
+
+    @classmethod
+    def untrained(cls, settings: GeneratorSettings, rng: torch.Generator) -> Self:
+        """Frozen generator with initial weights and every statistic measured from its own samples."""
+        network = cls.random(settings, rng)
+        network.measure_statistics(rng, trained=False)
+        return network.requires_grad_(False)
+
+    @classmethod
+    def from_tensors(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """Frozen generator from the settings of a card and tensors under their official names.
+
+        Raises:
+            HgladError: missing, unexpected or misshapen tensors, or layer names that differ from the card's.
+        """
+        network = cls.allocated(cls.Settings.from_card(settings))
+        names = list(settings.get("layer_names", network.layer_names))
+        if names != network.layer_names:
+            raise HgladError(f"settings give layers {network.layer_names}: expected {names}")
+        tensors = network.plain_tensors(tensors)
+        check_tensors(network.state_dict(), tensors)
+        network.load_state_dict(tensors)
+        return network.eval().requires_grad_(False)
+
+    def describe(self) -> pd.DataFrame:
+        """One row per split point: name and shape of the features; `scale` is in image pixels per sample."""
+        table = pd.DataFrame(self.split_points()).rename_axis("split point")
+        table.insert(0, "layer", self.layers)
+        return table
+
+    def start(self, w: Tensor) -> Latents:
+        """Latents at split point 0 of styles (n, num_ws, w_dim)."""
+        return Latents(w, self.first_map(w[:, 0]))
+
+    def sample(self, labels: Tensor, rng: torch.Generator, average: int = 1) -> Latents:
+        """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
+        z = self.noise(len(labels) * average, rng).to(next(self.parameters()).device)
+        with torch.no_grad():
+            w = self.map(z, labels.repeat_interleave(average))
+            return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
+
+    def forward(self, w: Tensor, x: Tensor | None, src: int, dst: int) -> Tensor:
+        """Features at split point `dst` from those at `src`; where these are missing they start from w."""
+        if x is None:
+            x = self.first_map(w[:, 0])
+        for index in range(src, dst):
+            x = self.run_layer(index, x, w)
+        return x
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:
         """Run the layers from split point `src` to `dst`; features that are missing start from w.
 
-        Features are in the format of w, also between layers that compute in 16 bits: they are optimised.
+        Features are in the format of w, also between layers that compute in 16 bits: they are optimized.
 
         Raises:
             HgladError: split points that are out of order or out of range.
@@ -109,6 +276,17 @@ class LayeredGenerator(nn.Module):
     def decode(self, latents: Latents, layer: int) -> Tensor:
         """Images (n, channels, height, width) in [0, 1], not clamped, from latents at split point `layer`."""
         return self.advance(latents, layer, len(self.layers) - 1).f
+
+    def weights(self, layer: int) -> dict[str, Tensor]:
+        """Parameters of the layers behind split point `layer`, by name."""
+        layers = range(layer, len(self.layer_names))
+        behind = tuple(f"{module}." for index in layers for module in self.modules_of(index))
+        return {name: x.detach() for name, x in self.named_parameters() if name.startswith(behind)}
+
+
+def kind_of(settings: GeneratorSettings) -> str:
+    """Name of the family that has these settings."""
+    return next(kind for kind, family in PRIORS.factories.items() if isinstance(settings, family.Settings))
 
 
 def check_tensors(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:

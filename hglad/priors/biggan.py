@@ -7,65 +7,83 @@ condition of a batch norm make one gain and one bias, so that it costs one opera
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import pandas as pd
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hglad.errors import HgladError
-from hglad.priors.base import Latents, LayeredGenerator, check_tensors
-from hglad.priors.registry import PRIORS
-from hglad.settings import from_dict
+from hglad.priors.base import PRIORS, Generator, GeneratorSettings, Latents
+from hglad.settings import Several
 
 VERSION = 1  # raise when the same tensors give other images
 FIRST_SIZE = 4  # pixels; height and width of the map behind the first linear layer
 REDUCTION = 4  # channels of a block over those of its bottleneck
 
 
-@dataclass(frozen=True)
-class BigGANSettings:
-    """Constructor settings; the defaults are those of biggan-deep-128."""
+class BigGANSettings(GeneratorSettings):
+    """Constructor settings; the defaults are those of biggan-deep-128.
 
-    z_dim: int = 128
+    The ranges keep a hostile file from making this program allocate much.
+    """
+
+    z_dim: int = Field(128, ge=1, le=8192)
     """Dimensions of the input noise, and of the class embedding beside it."""
-    c_dim: int = 1000
+    c_dim: int = Field(1000, ge=1, le=100_000)
     """Number of classes."""
-    img_resolution: int = 128
+    img_resolution: int = Field(128, le=4096)
     """Height and width of the images in pixels: 4, doubled by each block that upsamples."""
-    img_channels: int = 3
+    img_channels: int = Field(3, ge=1)
     """Channels of the images."""
-    channel_width: int = 128
+    channel_width: int = Field(128, ge=REDUCTION, le=4096)
     """Unit of the channels in `layers`."""
-    layers: tuple[tuple[bool, int, int], ...] = (
-        (False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8),
-        (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1),
+    layers: Several[Annotated[tuple[bool, int, int], Field(strict=False)]] = Field(
+        (
+            (False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (False, 8, 8),
+            (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1),
+        ),
+        min_length=1,
+        max_length=64,
     )  # fmt: skip
     """Blocks: whether it doubles the resolution, its input and its output channels in `channel_width`."""
     attention_layer_position: int | None = 8
     """Block that self-attention precedes, counted from 0; none is without."""
-    n_stats: int = 51
+    n_stats: int = Field(51, ge=1, le=1001)
     """Truncations from 0 to 1, evenly spaced, whose batch norm statistics are kept; 1: truncation 1 only."""
-    eps: float = 1e-4
+    eps: float = Field(1e-4, ge=0, le=1)
     """Added to the variance of a batch norm."""
 
-    def __post_init__(self):
-        _check_ranges(self)
-        _check_layers(self)
+    @model_validator(mode="after")
+    def _blocks_fit_together(self) -> Self:
+        for index, (_, inputs, outputs) in enumerate(self.layers):
+            expected = self.layers[index - 1][2] if index else inputs
+            if inputs != expected or not 1 <= outputs <= inputs <= 64:
+                raise ValueError(
+                    f"layers[{index}] of a generator goes from {inputs} to {outputs} channel_width: expected "
+                    "the output of the layer before as input, at most 64, and an output of 1 up to the input"
+                )
+        made = {
+            "img_resolution": (self.img_resolution, (self.size(len(self.layers)),)),
+            "attention_layer_position": (self.attention_layer_position, (None, *range(len(self.layers)))),
+            "img_channels": (self.img_channels, range(1, self.channel_width + 1)),
+        }
+        for key, (value, allowed) in made.items():
+            if value not in allowed:
+                expected = "null or " * (None in allowed) + f"{allowed[None in allowed]} to {allowed[-1]}"
+                raise ValueError(f"{key} of a generator is {value}: expected {expected}, as its layers give")
+        return self
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_card(cls, values: dict[str, Any]) -> Self:
         """Take the fields out of a card, or of a public configuration (`output_dim`, `num_classes`).
 
         Raises:
             HgladError: settings of a network that this class cannot be.
         """
         public = {"output_dim": "img_resolution", "num_classes": "c_dim"}
-        values = {public.get(key, key): value for key, value in values.items()}
-        known = {field.name for field in fields(cls)}
-        settings = from_dict(cls, {key: value for key, value in values.items() if key in known})
+        settings = super().from_card({public.get(key, key): value for key, value in values.items()})
         embedding = values.get("class_embed_dim", settings.z_dim)
         if embedding != settings.z_dim:
             raise HgladError(f"class_embed_dim is {embedding!r}: expected {settings.z_dim}, as z_dim")
@@ -84,40 +102,6 @@ class BigGANSettings:
     def size(self, block: int) -> int:
         """Height and width of the map in front of a block, or behind the last one, in pixels."""
         return FIRST_SIZE * 2 ** sum(up for up, _, _ in self.layers[:block])
-
-
-def _check_ranges(s: BigGANSettings) -> None:
-    """A hostile file must not make this program allocate much."""
-    limits = {
-        "z_dim": (1, 8192), "c_dim": (1, 100_000), "img_channels": (1, s.channel_width), "eps": (0, 1),
-        "channel_width": (REDUCTION, 4096), "n_stats": (1, 1001),
-    }  # fmt: skip
-    for key, (low, high) in limits.items():
-        if not low <= getattr(s, key) <= high:
-            raise HgladError(f"{key} of a generator is {getattr(s, key)!r}: expected {low} to {high}")
-
-
-def _check_layers(s: BigGANSettings) -> None:
-    if not 1 <= len(s.layers) <= 64:
-        raise HgladError(f"layers of a generator lists {len(s.layers)} blocks: expected 1 to 64")
-    for index, (_, inputs, outputs) in enumerate(s.layers):
-        expected = s.layers[index - 1][2] if index else inputs
-        if inputs != expected or not 1 <= outputs <= inputs <= 64:
-            raise HgladError(
-                f"layers[{index}] of a generator goes from {inputs} to {outputs} channel_width: expected the "
-                "output of the layer before as input, at most 64, and an output of 1 up to the input"
-            )
-    if s.attention_layer_position not in (None, *range(len(s.layers))):
-        raise HgladError(
-            f"attention_layer_position of a generator is {s.attention_layer_position}: expected null or 0 to "
-            f"{len(s.layers) - 1}"
-        )
-    size = s.size(len(s.layers))
-    if s.img_resolution != size or size > 4096:
-        raise HgladError(
-            f"img_resolution of a generator is {s.img_resolution}: expected {size}, what its layers make of "
-            f"{FIRST_SIZE} px, and at most 4096"
-        )
 
 
 class Norm(nn.Module):
@@ -140,7 +124,7 @@ class Norm(nn.Module):
         both = (self.running_means, self.running_vars)
         return tuple(rows[below].lerp(rows[above], position - below) for rows in both)
 
-    def normalise(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    def normalize(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
         """Maps (n, channels, h, w) with gain and bias (n or 1, channels)."""
         if self.training:
             x = F.batch_norm(x, None, None, training=True, eps=self.eps)
@@ -159,7 +143,7 @@ class PlainNorm(Norm):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(x, self.weight[None], self.bias[None])
+        return self.normalize(x, self.weight[None], self.bias[None])
 
 
 class ConditionalNorm(Norm):
@@ -171,7 +155,7 @@ class ConditionalNorm(Norm):
         self.offset = nn.Linear(settings.w_dim, channels, bias=False)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.normalise(x, 1 + self.scale(condition), self.offset(condition))
+        return self.normalize(x, 1 + self.scale(condition), self.offset(condition))
 
 
 class SelfAttention(nn.Module):
@@ -233,11 +217,6 @@ class Synthesis(nn.Module):
         self.bn = PlainNorm(s, last)
         self.conv_to_rgb = nn.Conv2d(last, s.img_channels, 3, padding=1)
 
-    def weights_behind(self, blocks: int) -> tuple[str, ...]:
-        """Beginnings of the names of everything that runs behind that many blocks."""
-        attention = self.attention is not None and blocks > self.attention
-        return (*(f"layers.{i}." for i in range(blocks + attention, len(self.layers))), "bn.", "conv_to_rgb.")
-
     def first_map(self, condition: Tensor) -> Tensor:
         """Maps (n, channels, 4, 4) of conditions (n, w_dim)."""
         x = self.gen_z(condition).unflatten(1, (FIRST_SIZE, FIRST_SIZE, -1))  # the layout of TensorFlow
@@ -257,7 +236,7 @@ class Synthesis(nn.Module):
 
 
 @PRIORS.register("biggan")
-class BigGAN(LayeredGenerator):
+class BigGAN(Generator):
     """Class-conditional BigGAN-deep generator, cut behind any of its blocks (a `Prior`).
 
     A row of w is the condition [noise, class embedding], once for the first linear layer and once for each
@@ -277,76 +256,32 @@ class BigGAN(LayeredGenerator):
         self.layers = ("input", *blocks, "pixels")
         self.layer_names = [*blocks, f"rgb_{settings.img_resolution}_{settings.img_channels}"]
         self.num_ws = len(settings.layers) + 1
-        self.truncation = 1.0
 
     @classmethod
-    def random(cls, settings: BigGANSettings, generator: torch.Generator) -> Self:
-        """Untrained generator on the generator's device, with orthogonal weights (Brock et al. 2019)."""
-        network = _allocated(settings, generator.device)
-        for name, tensor in network.state_dict().items():
+    def allocated(cls, settings: BigGANSettings, device: torch.device | str = "cpu") -> Self:
+        """A generator with undefined tensors, built without a draw from the global generator."""
+        with torch.device("meta"):
+            network = cls(settings)
+        return network.to_empty(device=device)
+
+    def initialize(self, rng: torch.Generator) -> None:
+        """Orthogonal weights (Brock et al. 2019)."""
+        for name, tensor in self.state_dict().items():
             if name.endswith(("running_vars", "bn.weight")):
                 tensor.fill_(1)
             elif tensor.ndim < 2 or name.endswith("running_means"):
                 tensor.zero_()
             else:
-                nn.init.orthogonal_(tensor, generator=generator)
-        return network.eval()
+                nn.init.orthogonal_(tensor, generator=rng)
 
-    @classmethod
-    def untrained(cls, settings: BigGANSettings, generator: torch.Generator) -> Self:
-        """`random` with the statistics of its own samples, frozen."""
-        network = cls.random(settings, generator)
-        network.measure_statistics(generator)
-        return network.requires_grad_(False)
+    def plain_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `from_public_state_dict`."""
+        return from_public_state_dict(tensors, self.settings.img_channels)
 
-    @classmethod
-    def from_tensors(cls, settings: dict, tensors: dict[str, Tensor]) -> Self:
-        """Build a frozen generator from a card's settings and tensors, or from a public model's.
-
-        Raises:
-            HgladError: missing, unexpected or misshapen tensors, or layer names that differ from the card's.
-        """
-        network = _allocated(BigGANSettings.from_dict(settings), "cpu")
-        names = settings.get("layer_names", network.layer_names)
-        if list(names) != network.layer_names:
-            raise HgladError(f"settings give layers {network.layer_names}: expected {list(names)}")
-        tensors = from_public_state_dict(tensors, network.settings.img_channels)
-        check_tensors(network.state_dict(), tensors)
-        network.load_state_dict(tensors)
-        return network.eval().requires_grad_(False)
-
-    def set_truncation(self, truncation: float) -> Self:
-        """Sample with noise times `truncation`, and normalise with the statistics that belong to it.
-
-        Raises:
-            HgladError: a truncation outside 0 to 1, or one without statistics.
-        """
-        if not 0 <= truncation <= 1 or (truncation != 1 and self.settings.n_stats == 1):
-            known = "0 to 1" if self.settings.n_stats > 1 else "1, the only one with statistics (n_stats)"
-            raise HgladError(f"truncation of a generator is {truncation}: expected {known}")
-        for norm in self._norms():
-            norm.truncation = truncation
-        self.truncation = truncation
-        return self
-
-    def set_precision(self, precision: str) -> Self:
-        """Only `float32` is there; another format raises `HgladError`."""
-        if precision != "float32":
-            raise HgladError(f"precision of a BigGAN is {precision!r}: expected 'float32'")
-        return self
-
-    def describe(self) -> pd.DataFrame:
-        """One row per split point: name and shape of the map; `scale` is in image pixels per sample."""
-        s, blocks = self.settings, range(len(self.settings.layers) + 1)
-        sizes = [*map(s.size, blocks), s.img_resolution]
-        return pd.DataFrame(
-            {
-                "layer": self.layers,
-                "channels": [*map(s.channels, blocks), s.img_channels],
-                "size": sizes,
-                "scale": [s.img_resolution / size for size in sizes],
-            }
-        ).rename_axis("split point")
+    def noise(self, count: int, rng: torch.Generator) -> Tensor:
+        """Normal noise (count, z_dim) within +- 2."""
+        z = torch.empty(count, self.settings.z_dim, device=rng.device)
+        return nn.init.trunc_normal_(z, a=-2, b=2, generator=rng)
 
     def map(self, z: Tensor, labels: Tensor, truncation: float | None = None) -> Tensor:
         """Map noise (n, z_dim) within +- 2 and labels (n,) to conditions (n, num_ws, w_dim).
@@ -367,72 +302,75 @@ class BigGAN(LayeredGenerator):
         w = torch.cat([noise, self.embeddings.weight.T[labels]], dim=1)
         return w[:, None].repeat(1, self.num_ws, 1)
 
+    def first_map(self, w: Tensor) -> Tensor:
+        """Maps (n, channels, 4, 4) of conditions (n, w_dim)."""
+        return self.generator.first_map(w)
+
+    def run_layer(self, index: int, x: Tensor, w: Tensor) -> Tensor:
+        """Maps behind block `index`; images in [0, 1] behind the last layer, which has no condition."""
+        if index == len(self.settings.layers):
+            return self.generator.image(x)
+        return self.generator.block(index, x, w[:, index + 1])
+
+    def modules_of(self, index: int) -> tuple[str, ...]:
+        """Names of a block with the attention that precedes it, or of what makes the image."""
+        if index == len(self.settings.layers):
+            return "generator.bn", "generator.conv_to_rgb"
+        attention = self.generator.attention
+        own = index + (attention is not None and index >= attention)
+        return tuple(f"generator.layers.{i}" for i in ((index, own) if index == attention else (own,)))
+
+    def split_points(self) -> list[dict[str, Any]]:
+        """Shape of the map at every split point."""
+        s, blocks = self.settings, range(len(self.settings.layers) + 1)
+        shapes = [
+            *((s.channels(block), s.size(block)) for block in blocks),
+            (s.img_channels, s.img_resolution),
+        ]
+        return [{"channels": each, "size": size, "scale": s.img_resolution / size} for each, size in shapes]
+
+    def set_truncation(self, truncation: float) -> Self:
+        """Sample with noise times `truncation`, and normalize with the statistics that belong to it.
+
+        Raises:
+            HgladError: a truncation outside 0 to 1, or one without statistics.
+        """
+        if truncation != 1 and self.settings.n_stats == 1:
+            known = "expected 1, the only one with statistics (n_stats)"
+            raise HgladError(f"truncation of a generator is {truncation}: {known}")
+        super().set_truncation(truncation)
+        for norm in self._norms():
+            norm.truncation = truncation
+        return self
+
     def _norms(self) -> list[Norm]:
         return [module for module in self.modules() if isinstance(module, Norm)]
 
-    def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        z = torch.empty(count, self.settings.z_dim, device=generator.device)
-        return nn.init.trunc_normal_(z, a=-2, b=2, generator=generator).to(self.embeddings.weight.device)
-
     @torch.no_grad()
-    def measure_statistics(self, generator: torch.Generator, batches: int = 20, size: int = 100) -> None:
+    def measure_statistics(
+        self, rng: torch.Generator, trained: bool = True, batches: int = 20, size: int = 100
+    ) -> None:
         """Set the statistics of every truncation: means over `batches` of `size` samples, run as in training.
 
         Source: standing statistics, Brock et al. 2019, section 3.1.
         """
-        training, norms = self.training, self._norms()
+        training, norms, last = self.training, self._norms(), self.settings.n_stats - 1
         for norm in norms:
             norm.running_means.zero_()
             norm.running_vars.zero_()
         self.train()
         for _ in range(batches):
-            z = self._noise(size, generator)
-            labels = torch.randint(self.settings.c_dim, (size,), generator=generator, device=generator.device)
-            for row, truncation in enumerate(self._truncations()):
+            z = self.noise(size, rng).to(self.embeddings.weight.device)
+            labels = torch.randint(self.settings.c_dim, (size,), generator=rng, device=rng.device).to(
+                z.device
+            )
+            for row in range(last + 1):
+                truncation = row / last if last else 1.0
                 with ExitStack() as hooks:
                     for norm in norms:
                         hooks.enter_context(norm.register_forward_pre_hook(_add_statistics(row, 1 / batches)))
-                    self.decode(Latents(self._conditions(z * truncation, labels.to(z.device)), None), 0)
+                    self.decode(Latents(self._conditions(z * truncation, labels), None), 0)
         self.train(training)
-
-    def _truncations(self) -> list[float]:
-        """Those that statistics are kept for."""
-        last = self.settings.n_stats - 1
-        return [row / last for row in range(last + 1)] if last else [1.0]
-
-    def start(self, w: Tensor) -> Latents:
-        """Latents at split point 0: conditions (n, num_ws, w_dim) and the first map."""
-        return Latents(w, self.generator.first_map(w[:, 0]))
-
-    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
-        """Draw latents at split point 0 for labels (n,); w is the mean of `average` mapped noise vectors."""
-        z = self._noise(len(labels) * average, generator)
-        with torch.no_grad():
-            w = self.map(z, labels.repeat_interleave(average))
-            return Latents(w.unflatten(0, (len(labels), average)).mean(dim=1), None)
-
-    def forward(self, w: Tensor, x: Tensor | None, src: int, dst: int) -> Tensor:
-        """Features at split point `dst` from those at `src` (see `advance`)."""
-        last = len(self.layers) - 1
-        if x is None:
-            x = self.generator.first_map(w[:, 0])
-        for index in range(src, min(dst, last - 1)):
-            x = self.generator.block(index, x, w[:, index + 1])
-        return self.generator.image(x) if src < dst == last else x
-
-    def weights(self, layer: int) -> dict[str, Tensor]:
-        """Parameters behind split point `layer`, by name."""
-        if layer == len(self.layers) - 1:
-            return {}
-        behind = tuple(f"generator.{name}" for name in self.generator.weights_behind(layer))
-        return {name: x.detach() for name, x in self.named_parameters() if name.startswith(behind)}
-
-
-def _allocated(settings: BigGANSettings, device: torch.device | str) -> BigGAN:
-    """A generator with undefined tensors, built without a draw from the global generator."""
-    with torch.device("meta"):
-        network = BigGAN(settings)
-    return network.to_empty(device=device)
 
 
 def _add_statistics(row: int, share: float):
@@ -458,16 +396,11 @@ def from_public_state_dict(tensors: dict[str, Tensor], img_channels: int = 3) ->
     folded = {}
     for name, tensor in tensors.items():
         if name.endswith("weight_orig"):
-            folded[name.removesuffix("_orig")] = _without_spectral_norm(tensors, name.removesuffix("_orig"))
-        elif not name.endswith(("weight_u", "weight_v")):
-            folded[name] = tensor
-    last = {name: tensor[:img_channels] for name, tensor in folded.items() if ".conv_to_rgb." in name}
-    return folded | last
-
-
-def _without_spectral_norm(tensors: dict[str, Tensor], name: str) -> Tensor:
-    for part in ("u", "v"):
-        if f"{name}_{part}" not in tensors:
-            raise HgladError(f"tensor '{name}_{part}' is missing: expected a vector of the spectral norm")
-    weight = tensors[f"{name}_orig"]
-    return weight / (tensors[f"{name}_u"] @ weight.flatten(1) @ tensors[f"{name}_v"])
+            name = name.removesuffix("_orig")
+            for part in (f"{name}_u", f"{name}_v"):
+                if part not in tensors:
+                    raise HgladError(f"tensor '{part}' is missing: expected a vector of the spectral norm")
+            tensor = tensor / (tensors[f"{name}_u"] @ tensor.flatten(1) @ tensors[f"{name}_v"])
+        if not name.endswith(("weight_u", "weight_v")):
+            folded[name] = tensor[:img_channels] if ".conv_to_rgb." in name else tensor
+    return folded

@@ -24,7 +24,6 @@ from torch import Tensor
 from hglad.errors import HgladError
 from hglad.priors.base import check_tensors
 from hglad.priors.files import save_prior
-from hglad.priors.geometry import StyleGANXLSettings, plan_layers
 from hglad.priors.pickles import (
     PARAMETERS,
     RECONSTRUCTORS,
@@ -34,7 +33,7 @@ from hglad.priors.pickles import (
     in_words,
     read_pickle,
 )
-from hglad.priors.stylegan_xl import StyleGANXL
+from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings, plan_layers
 from hglad.provenance import Stopwatch
 from hglad.registry import unknown
 
@@ -285,7 +284,7 @@ def _build(network: Module, tensors: dict[str, Tensor]) -> StyleGANXL:
     for structure in _structures(network, names, tensors, stem["num_critical"]):
         settings = stem | structure
         try:
-            _check_layers(StyleGANXLSettings.from_dict(settings), names, tensors)
+            _check_layers(StyleGANXLSettings.from_card(settings), names, tensors)
         except HgladError as error:
             refusal = error
         except (ArithmeticError, ValueError) as error:

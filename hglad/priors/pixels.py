@@ -15,7 +15,7 @@ class PixelPrior:
 
     Args:
         real: the data set that gives the shape and the real images.
-        start: "real" (DM; random images of the class) or "noise" (DC; standard normal after normalising).
+        start: "real" (DM; random images of the class) or "noise" (DC; standard normal after normalizing).
 
     Raises:
         HgladError: unknown start.
@@ -28,7 +28,7 @@ class PixelPrior:
             raise HgladError(f"unknown start '{start}' of the pixel prior: expected real or noise")
         self.real, self.start = real, start
 
-    def sample(self, labels: Tensor, generator: torch.Generator, average: int = 1) -> Latents:
+    def sample(self, labels: Tensor, rng: torch.Generator, average: int = 1) -> Latents:
         """Images (n, channels, height, width) in [0, 1] for labels (n,), sorted by class with equal counts.
 
         Raises:
@@ -37,10 +37,8 @@ class PixelPrior:
         if average != 1:
             raise HgladError(f"average is {average}: the pixel prior has no latents to average, expected 1")
         if self.start == "real":
-            return Latents(
-                None, self.real.batch(len(labels) // len(self.real.classes), generator).flatten(0, 1)
-            )
-        noise = torch.randn(len(labels), *self.real.image_shape, generator=generator, device=generator.device)
+            return Latents(None, self.real.batch(len(labels) // len(self.real.classes), rng).flatten(0, 1))
+        noise = torch.randn(len(labels), *self.real.image_shape, generator=rng, device=rng.device)
         return Latents(None, noise * self.real.std[:, None, None] + self.real.mean[:, None, None])
 
     def advance(self, latents: Latents, src: int, dst: int) -> Latents:

@@ -30,30 +30,38 @@ class Pullback:
 
     def images(self, latents: Latents, layer: int) -> Tensor:
         """Images (n, ch, h, w) outside the graph."""
-        with torch.no_grad():
-            if not self.most or self.most >= len(latents):
-                return self.prior.decode(latents, layer)
-            return torch.cat([self.prior.decode(part, layer) for part in latents.split(self.most)])
+        return self._decoded(latents.split(self.most or len(latents)), layer)
 
     def __call__(self, latents: Latents, layer: int) -> tuple[Tensor, Callable[[Tensor], Latents]]:
         """Images (n, ch, h, w) outside the graph, and the function from dL/dimages to dL/dlatents.
 
         The function can be called once.
         """
-        size = self._images_at_once(latents, layer)
+        if layer not in self.parts:
+            device = next(iter(latents.tensors().values())).device
+            budget = share_of_memory(device) / 2 if self.budget is None else self.budget * GIB
+            self.parts[layer] = max(1, int(budget // max(1, self.graph_bytes(latents, layer))))
+        size = min(self.parts[layer], self.most or self.parts[layer])
         if size >= len(latents):
-            return self._decode(latents, layer)
+            return self._graph(latents, layer)
         parts = latents.split(size)
-        with torch.no_grad():
-            images = torch.cat([self.prior.decode(part, layer) for part in parts])
 
         def pull(gradient: Tensor) -> Latents:
             chunks = zip(parts, gradient.split(size), strict=True)
-            return _joined([self._decode(part, layer)[1](chunk) for part, chunk in chunks])
+            pulled = [self._graph(part, layer)[1](chunk).tensors() for part, chunk in chunks]
+            own = [name for name in pulled[0] if name in ("w", "f")]  # one image after the other
+            shared = [name for name in pulled[0] if name not in own]  # of weights: added
+            joined = {name: torch.cat([each[name] for each in pulled]) for name in own}
+            return Latents.of(joined | {name: sum(each[name] for each in pulled) for name in shared})
 
-        return images, pull
+        return self._decoded(parts, layer), pull
 
-    def _decode(self, latents: Latents, layer: int) -> tuple[Tensor, Callable[[Tensor], Latents]]:
+    def _decoded(self, parts: list[Latents], layer: int) -> Tensor:
+        with torch.no_grad():
+            images = [self.prior.decode(part, layer) for part in parts]
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+    def _graph(self, latents: Latents, layer: int) -> tuple[Tensor, Callable[[Tensor], Latents]]:
         variables = latents.map(lambda x: x.detach().requires_grad_())
         images = self.prior.decode(variables, layer)
 
@@ -65,16 +73,6 @@ class Pullback:
             return Latents.of(dict(zip(named, gradients, strict=True)))
 
         return images.detach(), pull
-
-    def _images_at_once(self, latents: Latents, layer: int) -> int:
-        if layer not in self.parts:
-            self.parts[layer] = self._images_that_fit(latents, layer)
-        return min(self.parts[layer], self.most or self.parts[layer])
-
-    def _images_that_fit(self, latents: Latents, layer: int) -> int:
-        device = next(iter(latents.tensors().values())).device
-        budget = share_of_memory(device) / 2 if self.budget is None else self.budget * GIB
-        return max(1, int(budget // max(1, self.graph_bytes(latents, layer))))
 
     def graph_bytes(self, latents: Latents, layer: int) -> int:
         """Bytes that the graph of one image keeps, besides what all images share."""
@@ -91,16 +89,8 @@ class Pullback:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            self._decode(one, layer)
+            self._graph(one, layer)
         return sum(x.untyped_storage().nbytes() for x in kept)
-
-
-def _joined(parts: list[Latents]) -> Latents:
-    """Gradients of all images: one after the other, and those of shared weights added."""
-    tensors = [part.tensors() for part in parts]
-    own = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0] if name in ("w", "f")}
-    shared = {name: sum(part[name] for part in tensors) for name in tensors[0] if name not in own}
-    return Latents.of(own | shared)
 
 
 def share_of_memory(device: torch.device) -> int:

@@ -161,7 +161,7 @@ class DistillationSettings(Versioned):
         del used["search"]["memory"]  # moves the last bits only
         if self.kind != "single" and self.search.budget == "steps":
             used["search"].pop("layer")
-        source = [data_hash(self.data), prior_hash(self.prior, version)]
+        source = [data_hash(self.data), prior_hash(self.prior)]
         return fingerprint(used, *source, self._versions(version))
 
     def _versions(self, version: Versions) -> dict[str, Version | None]:

@@ -1,10 +1,9 @@
 """Adversarial training of a small generator of any family on a data set (`hglad prior train`)."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -13,62 +12,62 @@ from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.networks import initialize
-from hglad.priors.registry import Generator, family, generator_settings, kind_of
+from hglad.priors.base import PRIORS, Generator, kind_of
+from hglad.priors.files import generator_settings, load_prior
 from hglad.priors.training.discriminator import Discriminator, FeatureDiscriminator
-from hglad.priors.training.stem import put_on_stem
-from hglad.settings import later
-from hglad.storage import publish
+from hglad.settings import Settings
 
 VERSION = 1  # raise when the same settings and seed train another generator
 
 
-@dataclass(frozen=True)
-class GANSettings:
+class GANSettings(Settings):
     """How a generator is trained; the defaults make the 16 px prior of the digits."""
 
-    generator: Any = field(default_factory=dict)
+    generator: Any = Field({}, validate_default=True)
     """The network: its `kind` (default `stylegan_xl`) and the settings of that family; resolution, channels
     and classes follow the data set."""
-    steps: int = 6000
+    steps: int = Field(6000, ge=0)
     """Updates of the generator (and of the discriminator)."""
-    batch_size: int = 32
+    batch_size: int = Field(32, ge=1)
     """Images per update."""
-    lr: float = 0.002
-    """Learning rate of both Adam optimisers (betas 0 and 0.99)."""
-    loss: str = "nonsaturating"
+    lr: float = Field(0.002, gt=0)
+    """Learning rate of both Adam optimizers (betas 0 and 0.99)."""
+    loss: Literal["nonsaturating", "hinge"] = "nonsaturating"
     """`nonsaturating` (Goodfellow et al. 2014) or `hinge` (Lim & Ye 2017)."""
-    r1_gamma: float = 0.1
+    r1_gamma: float = Field(0.1, ge=0)
     """Weight of the R1 gradient penalty (Mescheder et al. 2018)."""
-    r1_every: int = 8
+    r1_every: int = Field(8, ge=1)
     """Updates between two penalties, whose weight is multiplied by as many."""
     augmentation: str = "crop_scale_rotate_color"
     """Differentiable augmentation of real and generated images (Zhao et al. 2020), each drawn every time."""
-    ema_decay: float = 0.998
+    ema_decay: float = Field(0.998, ge=0, lt=1)
     """Decay per update of the averaged generator, which is the one that is kept."""
-    classifier_weight: float = 0.0
+    classifier_weight: float = Field(0.0, ge=0)
     """Weight of a trained classifier's cross-entropy, StyleGAN-XL's classifier guidance; 0 is without."""
-    width: int = 32
+    width: int = Field(32, ge=1)
     """Channels of the discriminator's first layer."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the initial weights and of every draw."""
-    classifier_epochs: int = later(40)
+    classifier_epochs: int = Field(40, ge=1)
     """Epochs of that classifier, a ConvNet of depth 3, on the real images."""
-    classifier_width: int = later(32)
+    classifier_width: int = Field(32, ge=1)
     """Its width."""
-    feature_weight: float = later(0.0)
+    feature_weight: float = Field(0.0, ge=0)
     """Weight of discriminators that see the classifier's maps (Sauer et al. 2021) beside the one that sees
     the pixels; 0 is without."""
-    shared_images: bool = later(False)
+    shared_images: bool = False
     """The images of an update of the discriminator serve the generator's too: a forward pass less."""
-    stem: str | None = later(None)
+    stem: str | None = None
     """Generator in `data/priors`, or a file, whose layers stay as they are below a new head, which alone is
     trained: StyleGAN-XL's way to higher resolutions. `generator` then has `heads` and nothing else."""
-    precision: str = later("float32")
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Format of convolutions and products: `float32`, or `bfloat16`, faster on processors and GPUs made for
     it; weights and losses stay in float32."""
 
-    def __post_init__(self):
-        object.__setattr__(self, "generator", generator_settings(self.generator, "training.generator."))
+    @field_validator("generator")
+    @classmethod
+    def _of_its_family(cls, values: Any) -> Any:
+        return generator_settings(values, "training.generator.")
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
@@ -83,37 +82,28 @@ def generator_loss(kind: str, fake: Tensor) -> Tensor:
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
-def _trained(network: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
 class GANTraining:
-    """Generator, discriminator and optimisers after some number of steps; resumable with the same bits.
+    """Generator, discriminator and optimizers after some number of steps; resumable with the same bits.
 
     Raises:
-        HgladError: unknown loss.
+        HgladError: a weight of a classifier that is not there.
     """
 
     def __init__(self, data: RealData, settings: GANSettings, classifier: nn.Module | None = None):
-        if settings.loss not in ("nonsaturating", "hinge"):
-            raise HgladError(f"unknown loss '{settings.loss}': expected nonsaturating or hinge")
         for key in ("classifier_weight", "feature_weight"):
             if getattr(settings, key) and classifier is None:
                 raise HgladError(f"{key} needs a classifier: pass one or set it to 0")
-        if settings.precision not in ("float32", "bfloat16"):
-            raise HgladError(f"unknown precision '{settings.precision}': expected float32 or bfloat16")
         self.data, self.settings, self.classifier, self.step_count = data, settings, classifier, 0
-        device = data.images.device
+        device, classes = data.images.device, len(data.classes)
         self.rng = torch.Generator(device).manual_seed(settings.seed)
-        network = family(kind_of(settings.generator)).random(settings.generator, self.rng)
+        network = PRIORS.get(kind_of(settings.generator)).random(settings.generator, self.rng)
         network = network.set_precision(settings.precision).train()
         if settings.stem:
-            put_on_stem(network, settings.stem)
+            network.put_on(load_prior(settings.stem))
         self.generator = network.to(device)
         self.average = AveragedModel(
             self.generator, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
         )
-        classes = len(data.classes)
         with torch.device("meta"):  # no draw from the global generator
             discriminator = Discriminator(data.image_shape, classes, settings.width)
         self.discriminator = initialize(discriminator.to_empty(device=device), self.rng)
@@ -121,9 +111,10 @@ class GANTraining:
         if settings.feature_weight:
             self.of_features = FeatureDiscriminator(classifier, classes, settings.width, self.rng)
         self.judges = nn.ModuleList(filter(None, (self.discriminator, self.of_features)))
-        self.optimisers = [
+        learned = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
+        self.optimizers = [
             torch.optim.Adam(parameters, settings.lr, betas=(0.0, 0.99))
-            for parameters in (_trained(self.generator), self.judges.parameters())
+            for parameters in (learned, self.judges.parameters())
         ]
         self.augmentations = [Augmentation(name) for name in settings.augmentation.split("_") if name]
 
@@ -153,15 +144,15 @@ class GANTraining:
         real, labels = self._real_batch()
         with torch.no_grad():
             fake, fake_labels = fakes or self._fake_batch()
-        penalised = self.settings.r1_gamma > 0 and self.step_count % self.settings.r1_every == 0
-        real, fake = self._augment(real).requires_grad_(penalised), self._augment(fake.detach())
+        penalized = self.settings.r1_gamma > 0 and self.step_count % self.settings.r1_every == 0
+        real, fake = self._augment(real).requires_grad_(penalized), self._augment(fake.detach())
         real_logits, fake_logits = self.discriminator(real, labels), self.discriminator(fake, fake_labels)
         loss = discriminator_loss(self.settings.loss, real_logits, fake_logits)
         if self.of_features:
             pairs = zip(self._seen(real.detach(), labels), self._seen(fake, fake_labels), strict=True)
             losses = sum(discriminator_loss(self.settings.loss, *pair) for pair in pairs)
             loss = loss + self.settings.feature_weight * losses
-        penalty = self._penalty(real, real_logits) if penalised else 0.0
+        penalty = self._penalty(real, real_logits) if penalized else 0.0
         self._descend(1, loss + penalty)
         return loss.detach()
 
@@ -190,9 +181,9 @@ class GANTraining:
         return loss.detach()
 
     def _descend(self, index: int, loss: Tensor) -> None:
-        self.optimisers[index].zero_grad()
+        self.optimizers[index].zero_grad()
         loss.backward()
-        self.optimisers[index].step()
+        self.optimizers[index].step()
 
     def _real_batch(self) -> tuple[Tensor, Tensor]:
         images = self.data.images
@@ -219,30 +210,19 @@ class GANTraining:
         network.measure_statistics(torch.Generator(self.rng.device).manual_seed(self.settings.seed))
         return network
 
-    def save(self, path: Path, key: str = "", seconds: float = 0.0) -> None:
-        """Write everything that the next step needs, the key of the run and the seconds spent so far."""
-        state = {
-            "key": key,
-            "seconds": seconds,
-            "step": self.step_count,
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step needs, besides the count of the steps."""
+        networks = (self.generator, self.average, *self.judges)
+        return {
             "rng": self.rng.get_state(),
-            "networks": [n.state_dict() for n in (self.generator, self.average, *self.judges)],
-            "optimisers": [o.state_dict() for o in self.optimisers],
+            "networks": [network.state_dict() for network in networks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        with publish(path) as draft, open(draft, "wb") as file:
-            torch.save(state, file)
 
-    def load(self, path: Path, key: str = "") -> float:
-        """Continue from a saved state; the seconds spent on it, 0 where it is of a run with another key."""
-        state = torch.load(path, map_location=self.rng.device, weights_only=True)
-        if state["key"] != key:
-            return 0.0
-        self.step_count = state["step"]
-        self.rng.set_state(state["rng"].cpu())
-        for network, saved in zip(
-            (self.generator, self.average, *self.judges), state["networks"], strict=True
-        ):
-            network.load_state_dict(saved)
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        return state["seconds"]
+    def resume(self, state: dict[str, Any], step_count: int) -> None:
+        """Continue from a state after `step_count` steps."""
+        self.step_count = step_count
+        self.rng.set_state(state["rng"])
+        parts = (self.generator, self.average, *self.judges, *self.optimizers)
+        for part, saved in zip(parts, state["networks"] + state["optimizers"], strict=True):
+            part.load_state_dict(saved)

@@ -1,34 +1,34 @@
 """How good the samples of a generator are: their classes, what they teach, their distance to real images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hglad.data.datasets import DataSet, RealData
 from hglad.errors import HgladError
 from hglad.evaluation.training import accuracy, train_classifier
 from hglad.networks import Classifier, create_network
-from hglad.priors.registry import Generator
+from hglad.priors.base import Generator
 from hglad.runtime import progress_bar
-from hglad.settings import TrainingSettings, later, to_dict
+from hglad.settings import Settings, TrainingSettings
 
 
-@dataclass(frozen=True)
-class QualitySettings:
+class QualitySettings(Settings):
     """How the samples of a generator are judged."""
 
-    samples: int = 2000
+    samples: int = Field(2000, ge=2)
     """Samples, equally many of each class."""
-    epochs: int = 40
+    epochs: int = Field(40, ge=1)
     """Epochs of the two classifiers."""
-    width: int = 32
+    width: int = Field(32, ge=1)
     """Width of their ConvNet of depth 3."""
-    seed: int = 1000
+    seed: int = Field(1000, ge=0)
     """Seed of the samples and of the classifiers, apart from every seed of the training."""
-    precision: str = later("float32")
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Format in which they are trained, as `evaluation.training.precision`."""
 
 
@@ -81,8 +81,8 @@ def measure_quality(
         predicted = judge(real.normalize(images)).argmax(dim=1)
     held_out = _embedding(judge, real, test.images)
     chosen = torch.randperm(len(real.images), generator=torch.Generator().manual_seed(settings.seed))
-    alike = real.images[chosen[: settings.samples].to(real.images.device)]
-    distances = [frechet_distance(_embedding(judge, real, x), held_out) for x in (images, alike)]
+    others = real.images[chosen[: settings.samples].to(real.images.device)]
+    distances = [frechet_distance(_embedding(judge, real, x), held_out) for x in (images, others)]
     distances = [round(each / held_out.double().var(dim=0).sum().item(), 4) for each in distances]
     return {
         "intended_class": round((predicted == labels).double().mean().item() * 100, 2),
@@ -90,7 +90,7 @@ def measure_quality(
         "real_test_accuracy": round(accuracy(judge, test), 2),
         "frechet_distance": distances[0],
         "frechet_distance_real": distances[1],
-        **to_dict(settings),
+        **settings.to_dict(),
     }
 
 
@@ -120,14 +120,13 @@ def _embedding(judge: Classifier, real: RealData, images: Tensor) -> Tensor:
 def train_convnet(
     real: RealData, images: Tensor, labels: Tensor, settings: QualitySettings, state: Path | None = None
 ) -> Classifier:
-    """A ConvNet of depth 3 trained on images that are normalised as `real`, in eval mode.
+    """A ConvNet of depth 3 trained on images that are normalized as `real`, in eval mode.
 
-    `state` keeps the training every minute; the caller deletes it.
+    `state` keeps the training; the caller deletes it.
     """
     rng = torch.Generator().manual_seed(settings.seed)
-    network = create_network(
-        "convnet", real.image_shape, len(real.classes), rng, depth=3, width=settings.width
-    )
+    shape, classes = real.image_shape, len(real.classes)
+    network = create_network("convnet", shape, classes, rng, depth=3, width=settings.width)
     protocol = TrainingSettings(
         epochs=settings.epochs,
         batch_size=64,
@@ -142,6 +141,4 @@ def train_convnet(
         def show(epoch: int, _: float) -> None:
             bar.update(epoch - bar.n)
 
-        return train_classifier(
-            network, images, labels, real.normalize, protocol, rng, progress=show, state=state
-        )
+        return train_classifier(network, images, labels, real.normalize, protocol, rng, show, state)
