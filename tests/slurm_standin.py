@@ -1,8 +1,9 @@
 """A stand-in for SLURM's commands on one machine: a job becomes a process, its state a file.
 
 Takes what Snakemake's executor sends: `sbatch --parsable ... --wrap=COMMAND`, `srun OPTIONS COMMAND`,
-`sacct`, `squeue`, `scancel`, `scontrol show config`, `sinfo`. The variable SLURM_STANDIN names its folder;
-every call of `sbatch` is kept there, one JSON file a job, for the tests to look at.
+`sacct`, `squeue`, `scancel`, `scontrol show config`, `sinfo`. The variable STANDIN_FOLDER names its folder
+(those that begin with SLURM_ are taken from a job); every call of `sbatch` is kept there, one JSON file a
+job, for the tests to look at.
 """
 
 import json
@@ -85,6 +86,6 @@ def scancel(arguments: list[str], folder: Path) -> None:
 if __name__ == "__main__":
     known = {"sbatch": sbatch, "srun": srun, "sacct": sacct, "squeue": sacct, "scancel": scancel}
     if sys.argv[1] in known:
-        known[sys.argv[1]](sys.argv[2:], Path(os.environ["SLURM_STANDIN"]))
+        known[sys.argv[1]](sys.argv[2:], Path(os.environ["STANDIN_FOLDER"]))
     elif sys.argv[1] == "scontrol":
         print("MinJobAge               = 300 sec")

@@ -137,7 +137,9 @@ def why_missing(tasks: list, store: Store) -> Counter:
     made: dict[str, dict[str, Version]] = {record["request"]: record["algorithms"] for record in found}
     reasons = Counter()
     for task in tasks:
-        if left_out(task, store):
+        if task.rule == "prior":
+            reasons["new"] += 1
+        elif left_out(task, store):
             reasons["its images were left out"] += 1
         elif task.place(store).exists():
             reasons["its file is damaged"] += 1

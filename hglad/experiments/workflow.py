@@ -28,10 +28,8 @@ from hglad.experiments.store import Store, held
 from hglad.paths import PROJECT
 from hglad.priors.files import training_recipe
 from hglad.runtime import check_device, keep_freed_memory
-from hglad.settings import fingerprint
 from hglad.storage import check_writable, read_json, write_json, write_whole
 
-SNAKEFILE = Path(__file__).with_name("Snakefile")
 START = 4.0  # seconds until a process has imported what it computes with
 WORTH = 8.0  # seconds of work that are worth a process of their own
 SHORTEST, LONGEST, ON_CLUSTER = 20.0, 600.0, 1800.0  # seconds of a job, by default
@@ -43,19 +41,19 @@ class PriorTask:
     """Train a generator that a profile names, by its recipe in `configs/priors`."""
 
     recipe: Path
-    out: Path
-    rule, phase = "prior", 0
-    requires: tuple = ()
+    rule, phase, requires = "prior", 0, ()
+
+    @property
+    def out(self) -> Path:
+        """Its file."""
+        return PROJECT / "data" / "priors" / f"{self.recipe.stem}.safetensors"
 
     @property
     def key(self) -> str:
-        """Name among the tasks of a plan."""
-        return fingerprint(self.rule, str(self.out))
-
-    @property
-    def title(self) -> str:
         """Name of the generator."""
-        return self.out.stem
+        return self.recipe.stem
+
+    title = key
 
     @property
     def cost(self) -> float:
@@ -79,13 +77,10 @@ class PriorTask:
 class Job:
     """Tasks of one rule that one process computes, one after the other."""
 
-    name: str
-    """Rule and number; names files."""
+    name: str  # rule and number; names files
     tasks: list
-    seconds: float
-    """Estimate of all tasks together."""
-    needs: list[str] = field(default_factory=list)
-    """Names of the jobs that must be done before."""
+    seconds: float  # estimate of all tasks together
+    needs: list[str] = field(default_factory=list)  # names of the jobs that must be done before
 
     @property
     def rule(self) -> str:
@@ -130,42 +125,22 @@ def pack(tasks: list, seconds: dict[str, float], longest: float, at_once: int = 
     return jobs
 
 
-def wall_seconds(jobs: list[Job], at_once: int) -> float:
-    """Time that jobs take when `at_once` of them run at the same time, starts of processes included."""
-    ends: dict[str, float] = {}
-    for job in jobs:  # which come after those that they need
-        ends[job.name] = job.seconds + START + max((ends[name] for name in job.needs), default=0.0)
-    return max(sum(job.seconds + START for job in jobs) / at_once, *ends.values())
-
-
 @dataclass(frozen=True)
 class Batch:
     """What `hglad run` is asked for."""
 
-    config: Path
-    """Profile."""
-    results: Path | None = None
-    """Folder of the results; None: the profile's."""
-    only: str | None = None
-    """One experiment; None: all."""
-    device: str = "cpu"
-    """Of every job that trains, `cpu` or `cuda`."""
-    cores: int = 1
-    """Processors for jobs on this machine."""
-    gpus: int = 0
-    """GPUs, of which every job that trains takes one."""
-    threads: int | None = None
-    """Threads of a job; None: as the number of tasks suggests."""
-    cluster: Path | None = None
-    """Folder of a Snakemake profile for a cluster; None: this machine."""
-    job_seconds: float | None = None
-    """Length of a job to aim at; None: by the work and the number of processors."""
-    snakemake: tuple[str, ...] = ()
-    """Further options of Snakemake."""
-    dry_run: bool = False
-    """Only say what would be done."""
-    quiet: bool = False
-    """Only say what went wrong."""
+    config: Path  # profile
+    results: Path | None = None  # their folder; None: the profile's
+    only: str | None = None  # one experiment; None: all
+    device: str = "cpu"  # of every job, `cpu` or `cuda`
+    cores: int = 1  # processors for jobs on this machine
+    gpus: int = 0  # of which every job takes one
+    threads: int | None = None  # of a job; None: as the number of tasks suggests
+    cluster: Path | None = None  # folder of a Snakemake profile; None: this machine
+    job_seconds: float | None = None  # length of a job to aim at; None: by the work and the processors
+    snakemake: tuple[str, ...] = ()  # further options of Snakemake
+    dry_run: bool = False  # only say what would be done
+    quiet: bool = False  # only say what went wrong
 
     def run(self) -> bool:
         """Compute what is missing of a profile.
@@ -183,11 +158,8 @@ class Batch:
         profile = read_profile(self.config)
         check_profile(profile)
         store = Store.of_profile(profile.profile, self.results)
-        recipes = {name: training_recipe(name) for name in profile.priors}
-        folder = PROJECT / "data" / "priors"
-        priors = [
-            PriorTask(recipes[name], folder / f"{name}.safetensors") for name in recipes if recipes[name]
-        ]
+        recipes = [recipe for name in profile.priors if (recipe := training_recipe(name))]
+        priors = [PriorTask(recipe) for recipe in recipes]
         if priors:
             check_images(profile)
             self._say(f"{profile.profile}: its generator is trained first, the rest is planned after it")
@@ -208,9 +180,8 @@ class Batch:
         if not tasks:
             self._say(f"{name}: nothing to do, all {len(every)} results are there")
             return True
-        seconds, guessed = estimated_seconds(
-            [*every, *tasks], (store, Store(PROJECT / "data" / "results" / name))
-        )
+        committed = Store(PROJECT / "data" / "results" / name)
+        seconds, guessed = estimated_seconds([*every, *tasks], (store, committed))
         # Threads follow from all tasks of the profile, those that are done included: their number moves last
         # bits, and a run that was stopped and goes on must end as if it had not been.
         usual = 4 if self.cluster else max(1, self.cores // (self.gpus or max(1, len(every))))
@@ -223,21 +194,20 @@ class Batch:
         longest = longest or min(max(share, SHORTEST), LONGEST)
         jobs = pack(tasks, seconds, longest, 1 if self.cluster else at_once)
         at_once = min(at_once, len(jobs))
-        took = timedelta(seconds=round(wall_seconds(jobs, at_once)))
+        work = sum(job.seconds + START for job in jobs)
+        took = timedelta(seconds=round(max(work / at_once, *(job.seconds + START for job in jobs))))
         basis = f"by records, a guess for {sum(task.key in guessed for task in tasks)} of them"
         counts = f"{len(tasks)} tasks in {len(jobs)} jobs, {at_once} at once on {self.device}"
         self._say(f"{name}: {counts}: about {took} ({basis})")
-        for reason, count in why_missing(
-            [task for task in tasks if task.rule != "prior"], store
-        ).most_common():
+        for reason, count in why_missing(tasks, store).most_common():
             self._say(f"  {count} {reason}")
         if self.dry_run:
             for job in jobs:
                 self._say(f"  {timedelta(seconds=round(job.seconds))}  {job.title}")
             return False
-        return self._execute(jobs, threads, store)
+        return self._execute(name, jobs, threads, store)
 
-    def _execute(self, jobs: list[Job], threads: int, store: Store) -> bool:
+    def _execute(self, name: str, jobs: list[Job], threads: int, store: Store) -> bool:
         """Write the plan, run Snakemake on it, say which jobs failed; whether none did."""
         folder = (store.root / ".batch").resolve()
         check_writable(folder)
@@ -251,33 +221,35 @@ class Batch:
                         draft.write_bytes(pickle.dumps([(task.key, task) for task in job.tasks]))
                     graph[job.name] = {"rule": job.rule, "needs": job.needs}
                 machine = {"device": self.device, "gpus": self.gpus, "threads": threads}
-                place = {
-                    "directory": os.getcwd(),
-                    "results": str(store.root.resolve()),
-                }  # profiles name paths from there
+                place = {"directory": os.getcwd(), "results": str(store.root.resolve())}  # of relative paths
                 write_json(folder / "plan.json", {"python": sys.executable, "jobs": graph} | machine | place)
                 self._snakemake(folder)
         except filelock.Timeout as error:
             advice = "wait until it has ended, or end it; its jobs are in"
             raise HgladError(f"another hglad run is at work on {store.root}: {advice} {folder}") from error
-        failed = [job for job in jobs if not (folder / "done" / job.name).is_file()]
-        if len(failed) == len(jobs) and not list((folder / "logs").glob("*")):
-            raise HgladError(
-                f"Snakemake began no job: see above, and its log in {folder / '.snakemake' / 'log'}"
-            )
+        failed = [job for job in jobs if not all(task.done(store) for task in job.tasks)]
+        if failed and not list((folder / "logs").glob("*")):
+            raise HgladError(f"Snakemake began no job: see above, and its log in {folder}/.snakemake/log")
         for job in failed:
             print(f"hglad: {job.title}: {_reason(job, folder)}", file=sys.stderr)
         if failed:
-            self._say(
-                f"{len(jobs) - len(failed)} of {len(jobs)} jobs done; the same command goes on from there"
-            )
+            done = f"{len(jobs) - len(failed)} of {len(jobs)} jobs"
+            self._say(f"{name}: {done} are done; the same command goes on from there")
         return not failed
 
     def _snakemake(self, folder: Path) -> None:
         """Snakemake's command line in this process, which ends when it has done what it can."""
         from snakemake.cli import main
 
-        words = ["--snakefile", SNAKEFILE, "--directory", folder, "--nolock", "--keep-going", "--nocolor"]
+        words = [
+            "--snakefile",
+            Path(__file__).with_name("Snakefile"),
+            "--directory",
+            folder,
+            "--nolock",
+            "--keep-going",
+            "--nocolor",
+        ]
         words += ["--workflow-profile", "none", "--rerun-triggers", "mtime", "--scheduler", "greedy"]
         words += ["--quiet", *(["all"] if self.quiet else ["rules", "host", "reason"])]
         if self.cluster:
@@ -286,10 +258,8 @@ class Batch:
             os.environ["HGLAD_RUN"] = str(os.getpid())
             words += ["--cores", self.cores, "--resources", f"gpu={self.gpus}"]
         os.environ.pop("SNAKEMAKE_PROFILE", None)
-        os.environ["TQDM_DISABLE"] = "1"
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).strip(
-            os.pathsep
-        )
+        paths = filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])
+        os.environ |= {"TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join(paths)}
         here, interrupted = Path.cwd(), []
 
         def interrupt(number, frame) -> None:  # Snakemake waits for its jobs, and cancels those of a cluster
