@@ -36,17 +36,6 @@ def profile_with(**evaluation) -> Profile:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_protocols_are_the_published_ones(name):
-    assert vars(protocol(name)) == SHARED | PUBLISHED[name]
-
-
-def test_only_glad_trains_vgg_at_a_rate_of_its_own():
-    rates = {(name, net): protocol(name, net).lr for name in PROTOCOLS for net in ("vgg11", "resnet18")}
-    assert rates.pop(("glad", "vgg11")) == 0.0001
-    assert rates == {key: PUBLISHED[key[0]]["lr"] for key in rates}
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_profile_takes_a_protocol_and_its_own_keys_over_it(name):
     assert vars(profile_with(protocol=name).evaluation.training) == SHARED | PUBLISHED[name]
     own = {"epochs": 7, "ema_decay": None}

@@ -269,6 +269,9 @@ def test_accuracies_count_what_the_network_says():
     for label, guess in zip(test.labels.tolist(), bright.tolist(), strict=True):
         counts[label, int(guess)] += 1
     assert torch.equal(confusion_matrix(network, test), counts)
+    trained, mean = small_network(norm="batch").train(), torch.zeros(8)
+    assert not predict(trained, test).requires_grad and not trained.training
+    assert torch.equal(trained.features[1].running_mean, mean), "measured in training mode"
 
 
 def test_a_test_in_16_bits_takes_and_gives_16_bits_and_hardly_changes_what_is_predicted():
@@ -279,13 +282,6 @@ def test_a_test_in_16_bits_takes_and_gives_16_bits_and_hardly_changes_what_is_pr
     assert 0 < (full != half).sum() < 0.05 * len(test.images)
     confusion = confusion_matrix(network, test, "bfloat16")
     assert confusion.sum(dim=0).tolist() == half.bincount(minlength=10).tolist()
-
-
-def test_measuring_is_in_eval_mode_and_without_gradients():
-    network = small_network(norm="batch").train()
-    mean = network.features[1].running_mean.clone()
-    assert not predict(network, digits().test).requires_grad
-    assert torch.equal(network.features[1].running_mean, mean)
 
 
 # Networks in lockstep
@@ -339,28 +335,19 @@ def together(networks, images, labels, settings, *rest) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of attention, on a processor
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("settings", [SETTINGS, LAST], ids=["augmented and averaged", "plain"])
-def test_every_network_is_trained_as_if_it_were_alone(kind, settings):
+@pytest.mark.parametrize(
+    ("settings", "soft"), [(SETTINGS, False), (replace(LAST, schedule="warmup_cosine"), True)], ids=str
+)
+def test_every_network_is_trained_as_if_it_were_alone(kind, settings, soft):
     images, labels = five_classes(NETWORKS[kind][0])
+    labels = soft_labels(10, 5).double() if soft else labels
     before = torch.stack([flat(network) for network in some_networks(kind)])
     found = together(some_networks(kind), images, labels, settings)
     expected = alone(some_networks(kind), images, labels, settings)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
     assert (found - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("schedule", ["warmup_cosine", "constant"])
-def test_soft_labels_and_other_schedules_in_lockstep(schedule):
-    (images, _), soft = five_classes(), soft_labels(10, 5).double()
-    settings = replace(SETTINGS, schedule=schedule)
-    found = together(some_networks(), images, soft, settings)
-    torch.testing.assert_close(found, alone(some_networks(), images, soft, settings), rtol=1e-7, atol=1e-9)
-
-
-def test_networks_in_lockstep_draw_orders_and_augmentations_of_their_own():
-    twins = [some_networks()[0] for _ in range(3)]
-    found = together(twins, *five_classes(), SETTINGS)
-    assert not torch.allclose(found[0], found[1])
+    twins = together([some_networks(kind)[0] for _ in range(3)], images, labels, settings)
+    assert not torch.allclose(twins[0], twins[1]), "not an order of its own"
 
 
 @pytest.mark.parametrize("kind", ["convnet", "alexnet"])
