@@ -20,7 +20,6 @@ from hglad.evaluation.training import (
     SCHEDULES,
     Ensemble,
     accuracy,
-    backward_memory,
     batches,
     confusion_matrix,
     predict,
@@ -394,21 +393,6 @@ def test_a_loss_in_lockstep_that_is_not_finite_names_the_repeat():
 )
 def test_which_networks_can_be_stacked(options, expected):
     assert stackable(create_network(image_shape=(3, 32, 32), classes=5, **options)) is expected
-
-
-@pytest.mark.parametrize("kind", ["convnet", "resnet18"])
-def test_backward_memory_is_that_of_what_a_pass_keeps(kind):
-    network, kept = some_networks(kind, torch.float32)[0], {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = network(torch.rand(6, *network.image_shape))
-    assert logits.requires_grad
-    assert sum(kept.values()) <= backward_memory(network, 6) < 3 * sum(kept.values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

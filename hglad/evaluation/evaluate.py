@@ -23,7 +23,6 @@ from hglad.evaluation.sets import DistilledSet, fit_labels, is_own, read_set
 from hglad.evaluation.training import (
     TRAINING_ADVICE,
     Ensemble,
-    backward_memory,
     confusion_matrix,
     stackable,
     train_classifier,
@@ -53,7 +52,7 @@ def evaluate(
 
     Small batches cannot keep several cores, or a GPU, busy in one network. So the networks of an architecture
     are trained at the same time: on a processor each on a core of its own, where the machine has cores to
-    spare; on a GPU as one batched computation, where they can be stacked and fit its memory. Every network
+    spare; on a GPU as one batched computation, where they can be stacked and as many as fit. Every network
     has its own seed, so that no accuracy depends on how many are trained at a time, up to rounding.
 
     Args:
@@ -182,16 +181,9 @@ def _confusions(runs: Sequence[_Run], report: Report) -> list[Tensor]:
 
 
 def _stack(runs: Sequence[_Run]) -> bool:
-    """Whether to train the networks as one computation: on a GPU with memory to spare for all of them."""
-    first, device = runs[0], runs[0].data.train.images.device
-    if device.type != "cuda" or len(runs) == 1:
-        return False
-    network = first.create()
-    if not stackable(network):
-        return False
-    batch = min(len(first.distilled.images), first.settings.batch_size)
-    needed = 3 * len(runs) * backward_memory(network, batch)  # stacked norms, gradients and copies too
-    return needed <= torch.cuda.get_device_properties(device).total_memory
+    """Whether to train the networks as one computation: on a GPU, those that can be stacked."""
+    on_gpu = runs[0].data.train.images.device.type == "cuda"
+    return on_gpu and len(runs) > 1 and stackable(runs[0].create())
 
 
 def _in_lockstep(runs: Sequence[_Run], report: Report) -> list[Tensor]:

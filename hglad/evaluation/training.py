@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from hglad.data.augmentation import Augmentation
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
-from hglad.networks import Classifier
 from hglad.networks.passes import (
     accumulate_gradient,
     chunk_size,
@@ -315,19 +314,6 @@ def stackable(network: nn.Module) -> bool:
     """
     draws_any = any(draws(module) for module in network.modules())
     return not draws_any and next(network.buffers(), None) is None
-
-
-def backward_memory(network: Classifier, images: int) -> int:
-    """Bytes that one network keeps at most for the backward pass of so many images; nothing is computed."""
-    kept = []
-
-    def note(tensor: Tensor) -> Tensor:
-        kept.append(tensor.nbytes)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        deepcopy(network).to("meta")(torch.empty(images, *network.image_shape, device="meta"))
-    return sum(kept)
 
 
 # Measuring
