@@ -390,8 +390,12 @@ def test_what_an_image_folder_lacks_is_one_clear_line(tmp_path):
     (root / "test").rename(root / "other")
     with fails("test/", "val/", root):
         load_data(root, resolution=8)
+    (root / "other").rename(root / "test")
     (root / "train").rename(root / "training")
-    with fails("train/", root):
+    with fails("no folder", root / "train"):
+        load_data(root, resolution=8)
+    (root / "train").mkdir()
+    with fails("no class folder", root / "train"):
         load_data(root, resolution=8)
 
 
@@ -459,11 +463,11 @@ def test_shrinking_is_antialiased(tmp_path):
 
 
 def test_channels_are_converted_without_loss(tmp_path):
-    grey, file = colors(8, 8)[..., 0], tmp_path / "image.png"
-    save(file, grey)
-    assert np.array_equal(image_files.decode(file, 8, 3), np.stack([grey] * 3))
-    save(file, np.stack([grey] * 3, -1))
-    assert np.array_equal(image_files.decode(file, 8, 1), grey[None])
+    gray, file = colors(8, 8)[..., 0], tmp_path / "image.png"
+    save(file, gray)
+    assert np.array_equal(image_files.decode(file, 8, 3), np.stack([gray] * 3))
+    save(file, np.stack([gray] * 3, -1))
+    assert np.array_equal(image_files.decode(file, 8, 1), gray[None])
     palette = Image.fromarray(colors(8, 8)).quantize(16)
     palette.save(file)
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)

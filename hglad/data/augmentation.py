@@ -105,8 +105,8 @@ def _color(images: Tensor, draws: Tensor) -> Tensor:
     """Brightness, then saturation, then contrast; on one channel saturation changes nothing."""
     brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)  # (n, 1, 1, 1) each
     images = images + (brightness - 0.5) * BRIGHTNESS
-    grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (saturation * SATURATION) + grey
+    gray = images.mean(dim=1, keepdim=True)
+    images = (images - gray) * (saturation * SATURATION) + gray
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return (images - mean) * (contrast + CONTRAST) + mean
 

@@ -224,7 +224,7 @@ def load_data(
     if resolution is not None and resolution < 1:
         raise HgladError(f"resolution is {resolution}, expected 1 pixel or more")
     if channels not in (None, 1, 3):
-        raise HgladError(f"wrong channel count: {channels}, expected 1 (grey) or 3 (RGB)")
+        raise HgladError(f"wrong channel count: {channels}, expected 1 (gray) or 3 (RGB)")
     name, root = str(name), None if root is None else Path(root)
     request = Request(OTHER_NAMES.get(name, name), root, resolution, channels, download)
     if request.name not in _LOADERS:
@@ -239,7 +239,6 @@ def load_data(
 def describe(dataset: DataSet) -> dict:
     """Name, shape, statistics, and per split the images per class and the content hash; fit for JSON."""
     splits = {"train": dataset.train, "test": dataset.test}
-    counts = {split: dict(zip(data.classes, data.counts, strict=True)) for split, data in splits.items()}
     return {
         "name": dataset.name,
         "image_shape": list(dataset.train.image_shape),
@@ -247,7 +246,9 @@ def describe(dataset: DataSet) -> dict:
         "mean": [round(value, 4) for value in dataset.train.mean.tolist()],
         "std": [round(value, 4) for value in dataset.train.std.tolist()],
         "images": {split: len(data.images) for split, data in splits.items()},
-        "counts": counts,
+        "counts": {
+            split: dict(zip(data.classes, data.counts, strict=True)) for split, data in splits.items()
+        },
         "content_hash": {split: data.content_hash for split, data in splits.items()},
     }
 
@@ -316,7 +317,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel, float32 (ch,), of uint8 images (n, ch, h, w) scaled to [0, 1].
 
     Sums are of integers, so every processor gets the same bits. The standard deviation is at least one
-    grey level: a constant channel is centered, not blown up.
+    gray level: a constant channel is centered, not blown up.
     """
     counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])])
     level = torch.arange(256)
@@ -362,14 +363,14 @@ def _resized(images: np.ndarray, resolution: int, resample: Image.Resampling) ->
 
 
 def _with_channels(images: np.ndarray, request: Request) -> np.ndarray:
-    """uint8 (n, ch, h, w) with the channels asked for; grey becomes RGB, RGB does not become grey."""
+    """uint8 (n, ch, h, w) with the channels asked for; gray becomes RGB, RGB does not become gray."""
     channels = request.channels or images.shape[1]
     if channels == 1 < images.shape[1]:
         raise HgladError(f"wrong channel count: {request.name!r} has color, expected 1; pass channels=3")
     return images if channels == images.shape[1] else images.repeat(channels, axis=1)
 
 
-@data_set("digits", "scikit-learn's 1,797 handwritten digits, grey, 16 x 16; ships with the package")
+@data_set("digits", "scikit-learn's 1,797 handwritten digits, gray, 16 x 16; ships with the package")
 def _digits(request: Request) -> DataSet:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -425,7 +426,7 @@ def _imagenette(request: Request) -> DataSet:
 @data_set("tiny-imagenet", "Tiny-ImageNet, 200 classes, 64 x 64; root: tiny-imagenet-200 as it comes")
 def _tiny_imagenet(request: Request) -> DataSet:
     root = _root(request, "the folder tiny-imagenet-200 with train/ and val/")
-    train = folder_files(_train_folder(root))
+    train = folder_files(root / "train")
     test = annotated_files(root / "val", sorted(train))
     return _from_files(request, train, test, readable_names(root, list(train)), resolution=64)
 
@@ -433,7 +434,7 @@ def _tiny_imagenet(request: Request) -> DataSet:
 def _imagenet_subset(request: Request) -> DataSet:
     """Ten classes by their rank among the sorted ids of all 1,000."""
     root = _root(request, "the ImageNet folder with train/<class id>/ and val/<class id>/")
-    ids = class_folders(_train_folder(root))
+    ids = class_folders(root / "train")
     if len(ids) != 1000:
         advice = "give the whole ImageNet-1k folder, since a class is found by its rank"
         raise HgladError(f"{root / 'train'} has {len(ids)} classes, expected 1000; {advice}")
@@ -454,11 +455,10 @@ def _folder(request: Request) -> DataSet:
             f"no resolution for the image folder {root}, expected pixels; give --resolution "
             "(data.resolution in a profile)"
         )
-    train = _train_folder(root)
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
         raise HgladError(f"no folder test/ or val/ in {root}; put test images there, one folder per class")
-    splits = folder_files(train), folder_files(test)
+    splits = folder_files(root / "train"), folder_files(test)
     named = replace(request, name=Path(os.path.abspath(root)).name)
     return _from_files(named, *splits, readable_names(root, list(splits[0])))
 
@@ -469,12 +469,6 @@ def _root(request: Request, expected: str) -> Path:
             f"data set {request.name!r} needs a root, {expected}; give --root (data.root in a profile)"
         )
     return request.root
-
-
-def _train_folder(root: Path) -> Path:
-    if not (root / "train").is_dir():
-        raise HgladError(f"no folder train/ in {root}; put training images there, one folder per class")
-    return root / "train"
 
 
 def _from_files(

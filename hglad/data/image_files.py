@@ -18,7 +18,7 @@ from hglad.storage import best_effort, read_metadata, read_tensors, write_tensor
 
 DECODER_VERSION = 1  # raised when `decode` gives other pixels: part of the content key
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-GREY_MODES = frozenset(("1", "L", "LA"))
+GRAY_MODES = frozenset(("1", "L", "LA"))
 COLOR_MODES = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 IMAGENETTE_NAMES = {  # ImageNette comes as folders of WordNet ids, without a list of names
     "n01440764": "tench",
@@ -37,6 +37,8 @@ FilesByClass = dict[str, list[Path]]
 
 def class_folders(split: Path) -> tuple[str, ...]:
     """Sorted names of the class folders of a split; hidden folders do not count."""
+    if not split.is_dir():
+        raise HgladError(f"no folder {split}; put images there, one folder per class")
     return tuple(sorted(f.name for f in split.iterdir() if f.is_dir() and not f.name.startswith(".")))
 
 
@@ -46,15 +48,14 @@ def folder_files(split: Path, classes: Sequence[str] | None = None) -> FilesByCl
     Raises:
         HgladError: no such folder, no class in it, a class without an image.
     """
-    classes = class_folders(split) if classes is None and split.is_dir() else classes
-    if not classes:
-        what = "class folder in" if split.is_dir() else "folder"
-        raise HgladError(f"no {what} {split}; put images there, one folder per class")
+    found = class_folders(split)
+    if not found:
+        raise HgladError(f"no class folder in {split}; put images there, one folder per class")
     files: FilesByClass = {}
-    for name in filter(lambda name: (split / name).is_dir(), classes):
+    for name in found if classes is None else [name for name in classes if name in found]:
         walk = os.walk(split / name, followlinks=True)
-        found = (Path(where) / file for where, _, each in walk for file in each if not file.startswith("."))
-        files[name] = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+        paths = (Path(where) / file for where, _, each in walk for file in each if not file.startswith("."))
+        files[name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
         if not files[name]:
             raise HgladError(f"class {name!r} has no image in {split / name}; add some or remove the folder")
     return files
@@ -128,7 +129,7 @@ def content_key(files: FilesByClass, resolution: int, channels: int) -> str:
 def decode(path: Path, resolution: int | None, channels: int) -> np.ndarray:
     """One file as uint8 (ch, h, w): short side resized to `resolution` (bicubic, antialiased), center crop.
 
-    A `resolution` of None leaves the size as it is. Grey and palette files become RGB without loss when
+    A `resolution` of None leaves the size as it is. Gray and palette files become RGB without loss when
     `channels` is 3, and alpha is dropped. A color file where `channels` is 1 raises `HgladError`, as does a
     broken file. EXIF orientation is not applied.
     """
@@ -165,13 +166,13 @@ def _read_image(path: Path) -> Image.Image:
 
 
 def _in_channels(image: Image.Image, channels: int, path: Path) -> Image.Image:
-    if image.mode not in GREY_MODES | COLOR_MODES:
-        raise HgladError(f"image {path} has {image.mode!r} pixels, expected 8-bit grey or color; convert it")
+    if image.mode not in GRAY_MODES | COLOR_MODES:
+        raise HgladError(f"image {path} has {image.mode!r} pixels, expected 8-bit gray or color; convert it")
     if "transparency" in image.info:
         image = image.convert("RGBA")  # a palette with alpha has no direct way to RGB
     if channels == 3:
         return image.convert("RGB")
-    if image.mode in GREY_MODES:
+    if image.mode in GRAY_MODES:
         return image.convert("L")
     red, green, blue = image.convert("RGB").split()
     if not red.tobytes() == green.tobytes() == blue.tobytes():

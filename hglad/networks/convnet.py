@@ -86,7 +86,7 @@ def instance_norm(width: int) -> nn.GroupNorm:
 
 
 def first_convolution(channels: int, width: int, kernel: int, bias: bool = True) -> nn.Conv2d:
-    """Stride-1 convolution that keeps the size; a grey image is padded by 2 more on each side."""
+    """Stride-1 convolution that keeps the size; a gray image is padded by 2 more on each side."""
     return nn.Conv2d(channels, width, kernel, padding=kernel // 2 + (2 if channels == 1 else 0), bias=bias)
 
 

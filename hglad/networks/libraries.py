@@ -25,8 +25,8 @@ from hglad.registry import unknown
 VERSION = 1  # raise when the same model of the same library gives other outputs
 
 NOT_OPTIONS = {  # set by hglad itself, ways to load weights, and what makes other outputs than logits
-    "num_classes", "in_chans", "weights", "progress", "pretrained", "pretrained_cfg",
-    "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only", "exportable", "scriptable",
+    "num_classes", "in_chans", "weights", "progress", "pretrained", "pretrained_cfg", "cache_dir",
+    "pretrained_cfg_overlay", "checkpoint_path", "features_only", "exportable", "scriptable", "aux_logits",
 }  # fmt: skip
 Outputs = list[tuple[nn.Module, Tensor]]  # what every module returned, inner before outer
 
@@ -83,7 +83,7 @@ class Maps(NamedTuple):
 
 
 class LibraryNetwork(Classifier):
-    """A model of another library, freshly initialized.
+    """A model of another library; without a linear layer at its end its `classifier` is the identity.
 
     Raises:
         HgladError: a model that cannot be made, images that it does not take, other outputs than logits.
@@ -96,11 +96,35 @@ class LibraryNetwork(Classifier):
     ) -> None:
         super().__init__(image_shape)
         check(name, options)
-        make = torchvision_model if name.startswith("torchvision") else timm_model
-        self.title, self.head, self.maps = name, None, None
-        self.build = partial(make, name.partition(":")[2], image_shape, classes, **options)
-        self.model = self._drawn(rng).eval()
-        self._find_layers(classes)
+        library, _, model = name.partition(":")
+        make = {"torchvision": torchvision_model, "timm": timm_model}[library]
+        self.title, self.channels = name, 3 if library == "torchvision" else image_shape[0]
+        self.build = partial(make, model, image_shape, classes, **options)
+        self.model, self.classifier = self._drawn(rng).eval(), nn.Identity()
+        images, outputs = torch.zeros(2, *image_shape), []
+
+        def note(module: nn.Module, given: tuple, returned: object) -> None:
+            if isinstance(returned, Tensor):
+                outputs.append((module, returned))
+
+        try:
+            with torch.no_grad(), register_module_forward_hook(note):
+                logits = self._run(images, self.model)
+        except Exception as error:  # whatever the library's model raises
+            raise self._unusable("does not take", error) from error
+        if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise HgladError(f"{name} returns {found} for 2 images, not one logit a class; take a classifier")
+        self.largest_maps = max(returned.numel() for _, returned in outputs) // 2  # of one image
+        if library == "timm":
+            self.maps, layer = timm_maps(self.model, images), self.model.get_classifier()
+        else:
+            self.maps = torchvision_maps(self.model, images, outputs)
+            layer = [None, *(module for module in self.model.modules() if isinstance(module, nn.Linear))][-1]
+        if isinstance(layer, nn.Linear):
+            self.head = next(path for path, module in self.model.named_modules() if module is layer)
+            self.model.set_submodule(self.head, nn.Identity())
+            self.classifier = layer
         self.train()
 
     def draw_parameters(self, rng: torch.Generator) -> None:
@@ -112,37 +136,24 @@ class LibraryNetwork(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """(..., ch, h, w) -> logits (..., classes)."""
-        found = self._run(self._checked(images).flatten(0, -4), self.model)
-        return (self.classifier(found) if self.head else found).unflatten(0, images.shape[:-3])
+        found = self.classifier(self._run(self._checked(images).flatten(0, -4), self.model))
+        return found.unflatten(0, images.shape[:-3])
 
     def embed(self, images: Tensor) -> Tensor:
         """As `Classifier.embed`; raises `HgladError` where the logits need more than one linear layer."""
-        self._require("embedding", self.head)
+        if isinstance(self.classifier, nn.Identity):
+            raise HgladError(
+                f"{self.title} has no embedding, since no linear layer gives its logits; take another network"
+            )
         return self._run(self._checked(images).flatten(0, -4), self.model).unflatten(0, images.shape[:-3])
 
     def maps_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Classifier.maps_and_embedding`; raises `HgladError` for a model without them."""
-        self._require("embedding", self.head)
-        return self._maps_and_output(images)
+        """As `Classifier.maps_and_embedding`; raises `HgladError` for a model whose maps are not known.
 
-    def feature_maps(self, images: Tensor, layer: int = -1) -> Tensor:
-        """(n, ch, h, w) -> the last feature maps before the final pooling, (n, K, h', w').
-
-        Of a transformer they are the patch tokens: those that enter its last block where the logits follow
-        from a class token. Raises `HgladError` for a `layer` other than -1 and a model without such maps.
+        Those of a transformer are the patch tokens, as they enter its last block where it has a class token.
         """
-        if layer != -1:
-            return super().feature_maps(images, layer)
-        return self._maps_and_output(self._checked(images))[0]
-
-    def _require(self, what: str, found: object) -> None:
-        if found is None:
-            raise HgladError(
-                f"{self.title} has no {what} that its layers show; take another network, such as convnet"
-            )
-
-    def _maps_and_output(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self._require("feature maps", self.maps)
+        if self.maps is None:
+            raise HgladError(f"{self.title} has no feature maps that its layers show; take another network")
         seen: list[Tensor] = []
 
         def see(found: Tensor) -> Tensor:
@@ -153,12 +164,11 @@ class LibraryNetwork(Classifier):
         def features_first(images: Tensor) -> Tensor:
             return self.model.forward_head(see(self.model.forward_features(images)))
 
-        path, given, *_ = self.maps
-        if path is None:
+        if self.maps.path is None:
             output = self._run(images, features_first)
             return seen[0], output
-        module = self.model.get_submodule(path)
-        if given:
+        module = self.model.get_submodule(self.maps.path)
+        if self.maps.given:
             hook = module.register_forward_pre_hook(lambda _, given: (see(given[0]), *given[1:]))
         else:
             hook = module.register_forward_hook(lambda _, given, returned: see(returned))
@@ -166,11 +176,9 @@ class LibraryNetwork(Classifier):
             output = self._run(images, self.model)
         return seen[0], output
 
-    def _run(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the model makes of images (n, ch, h, w): the embedding, without a `classifier` the logits."""
-        channels = 3 if self.title.startswith("torchvision") else self.image_shape[0]
+    def _run(self, images: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         try:
-            found = run(images.expand(-1, channels, -1, -1))
+            return function(images.expand(-1, self.channels, -1, -1))
         except ValueError as error:
             if not self.training or len(images) != 1 or "more than 1 value per channel" not in str(error):
                 raise
@@ -178,12 +186,6 @@ class LibraryNetwork(Classifier):
                 f"{self.title} cannot train on a batch of one image: its batch norm has one value per "
                 "channel to normalize by; choose a batch_size that leaves no single image, or another network"
             ) from error
-        if not isinstance(found, Tensor):
-            raise HgladError(
-                f"{self.title} returns a {type(found).__name__} and not logits; leave out the option that "
-                "asks for more outputs"
-            )
-        return found
 
     def _drawn(self, rng: torch.Generator) -> nn.Module:
         with global_seed(draw_seed(rng)):
@@ -191,40 +193,6 @@ class LibraryNetwork(Classifier):
                 return self.build()
             except Exception as error:  # whatever the library's constructor raises
                 raise self._unusable("cannot be made for", error) from error
-
-    def _find_layers(self, classes: int) -> None:
-        """One pass on black images: where the maps are, and whether a last linear layer gives the logits."""
-        images = torch.zeros(2, *self.image_shape)
-        outputs: Outputs = []
-
-        def note(module: nn.Module, given: tuple, returned: object) -> None:
-            if isinstance(returned, Tensor):
-                outputs.append((module, returned))
-
-        try:
-            with torch.no_grad(), register_module_forward_hook(note):
-                logits = self._run(images, self.model)
-        except HgladError:
-            raise
-        except Exception as error:  # whatever the library's model raises
-            raise self._unusable("does not take", error) from error
-        if logits.shape != (2, classes):
-            raise HgladError(
-                f"{self.title} returns {tuple(logits.shape)} for 2 images, expected logits of shape "
-                f"{(2, classes)}; choose an image classifier"
-            )
-        self.largest_maps = max(returned.numel() for _, returned in outputs) // 2  # of one image
-        if hasattr(self.model, "get_classifier"):
-            layer, self.maps = self.model.get_classifier(), timm_maps(self.model, images)
-        else:
-            layer = [None, *(module for module in self.model.modules() if isinstance(module, nn.Linear))][-1]
-            self.maps = torchvision_maps(self.model, images, outputs)
-        if isinstance(layer, nn.Linear):
-            self.head = next(path for path, module in self.model.named_modules() if module is layer)
-            self.model.set_submodule(self.head, nn.Identity())
-            self.classifier = layer
-            with torch.no_grad():
-                assert torch.equal(self(images), logits)
 
     def _unusable(self, what: str, error: Exception) -> HgladError:
         size, lines = " x ".join(map(str, self.image_shape)), str(error).strip().splitlines()
@@ -238,7 +206,7 @@ class LibraryNetwork(Classifier):
 def torchvision_model(
     model: str, image_shape: tuple[int, int, int], classes: int, **options: object
 ) -> nn.Module:
-    """With parameters from PyTorch's global generator; some must be told the size of the images."""
+    """With parameters from PyTorch's global generator; some need the size of the images."""
     from torchvision import models
 
     channels, height, width = image_shape
