@@ -41,7 +41,7 @@ class Evaluation:
     """How a published set was scored."""
 
     protocol: str
-    """Training of the networks, in `hglad.evaluation.protocols`."""
+    """Training of the networks, in `hglad.settings.PROTOCOLS`."""
     networks: str
     """Networks behind the number; its spread is a standard deviation over them."""
 
