@@ -93,7 +93,7 @@ def test_16_bit_layers(settings, weights, reference, precision, error):
     start = generator.start(reference["ws"])
     formats = [generator(start.w, start.f, 0, n).dtype for n in (1, 2)]
     assert formats == [getattr(torch, precision)] * 2  # StyleGAN-XL marks all layers of networks this small
-    assert generator.advance(start, 0, 2).f.dtype == torch.float32  # what a search optimises
+    assert generator.advance(start, 0, 2).f.dtype == torch.float32  # what a search optimizes
     images = generator.decode(generator.start(reference["ws"]), 0)
     assert images.dtype == torch.float32
     assert 1e-4 < relative_error(images * 2 - 1, reference["image"]) < error

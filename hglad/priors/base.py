@@ -109,13 +109,23 @@ class GeneratorSettings(Settings):
 
     def on_stem(self, stem: Self) -> Self:
         """Settings of a generator that has these layers on top of those of `stem`."""
-        raise HgladError("training.generator has no heads: with a stem expected a generator that has some")
+        raise HgladError(
+            "training.generator has no heads: with a stem expected {heads: [{up_factor: 2, layers: 4}]} or so"
+        )
 
 
 class Generator(nn.Module):
     """A network cut behind its layers (a `Prior`), and what files, recipes and training need of it.
 
-    A family registers itself and says what its first map, its layers and its initial weights are.
+    A family registers its class, sets the attributes, and defines
+
+    - `map(z, labels, truncation=None)`: noise (n, z_dim) and labels (n,) to w (n, num_ws, w_dim),
+    - `first_map(w)`: features at split point 0 of styles (n, w_dim),
+    - `run_layer(index, x, w)`: features behind a layer, images of the last; `modules_of(index)`: its modules,
+    - `initialize(rng)`: initial weights in place,
+    - `measure_statistics(rng, trained=True)`: what sampling needs and training leaves to be measured, or all,
+    - `split_points()`: shape and sampling of the features at every split point, for `describe`,
+    - `put_on(stem)`, where its settings have `on_stem`: copies a stem below its own layers, and freezes it.
 
     Attributes:
         Settings: class of the constructor's settings.
@@ -133,48 +143,13 @@ class Generator(nn.Module):
     num_ws: int
     truncation = 1.0
 
-    # What a family defines
-
-    def map(self, z: Tensor, labels: Tensor, truncation: float | None = None) -> Tensor:
-        """Noise (n, z_dim) and labels (n,) to w (n, num_ws, w_dim); `truncation` is its own if not given."""
-        raise NotImplementedError
-
-    def first_map(self, w: Tensor) -> Tensor:
-        """Features at split point 0 of styles (n, w_dim)."""
-        raise NotImplementedError
-
-    def run_layer(self, index: int, x: Tensor, w: Tensor) -> Tensor:
-        """Features behind layer `index` of those before it and w (n, num_ws, w_dim); of the last, images."""
-        raise NotImplementedError
-
-    def modules_of(self, index: int) -> tuple[str, ...]:
-        """Names of the modules of layer `index`."""
-        raise NotImplementedError
-
-    def initialize(self, rng: torch.Generator) -> None:
-        """Set the initial weights, which training starts from."""
-        raise NotImplementedError
-
-    def measure_statistics(self, rng: torch.Generator, trained: bool = True) -> None:
-        """Set, from samples, what sampling needs and training leaves to be measured, or all of it."""
-        raise NotImplementedError
-
-    def split_points(self) -> list[dict[str, Any]]:
-        """Shape and sampling of the features at every split point, for `describe`."""
-        raise NotImplementedError
-
-    def put_on(self, stem: Self) -> None:
-        """Copy a stem below the layers that `on_stem` added, and freeze it there."""
-        raise NotImplementedError
-
-    # What a family may do in another way
-
     @classmethod
     def allocated(cls, settings: GeneratorSettings, device: torch.device | str = "cpu") -> Self:
         """A generator whose weights are still to be set."""
         return cls(settings)
 
-    def plain_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    @staticmethod
+    def plain_tensors(tensors: dict[str, Tensor], settings: GeneratorSettings) -> dict[str, Tensor]:
         """Tensors under the names and in the shape of this class, of those of a file."""
         return tensors
 
@@ -183,7 +158,7 @@ class Generator(nn.Module):
         return torch.randn(count, self.settings.z_dim, generator=rng, device=rng.device)
 
     def set_precision(self, precision: str) -> Self:
-        """Compute in `float32`, or in a smaller format where the family can; else raise `HgladError`."""
+        """Compute in `float32`, or in a smaller format where the family can, or raise `HgladError`."""
         if precision != "float32":
             raise HgladError(f"precision of a {kind_of(self.settings)} is {precision!r}: expected 'float32'")
         return self
@@ -198,8 +173,6 @@ class Generator(nn.Module):
             raise HgladError(f"truncation of a generator is {truncation}: expected 0 to 1")
         self.truncation = truncation
         return self
-
-    # What follows
 
     @classmethod
     def random(cls, settings: GeneratorSettings, rng: torch.Generator) -> Self:
@@ -227,7 +200,7 @@ class Generator(nn.Module):
         names = list(settings.get("layer_names", network.layer_names))
         if names != network.layer_names:
             raise HgladError(f"settings give layers {network.layer_names}: expected {names}")
-        tensors = network.plain_tensors(tensors)
+        tensors = cls.plain_tensors(tensors, network.settings)
         check_tensors(network.state_dict(), tensors)
         network.load_state_dict(tensors)
         return network.eval().requires_grad_(False)

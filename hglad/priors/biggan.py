@@ -6,7 +6,6 @@ condition of a batch norm make one gain and one bias, so that it costs one opera
 """
 
 import math
-from contextlib import ExitStack
 from typing import Annotated, Any, Self
 
 import torch
@@ -64,15 +63,14 @@ class BigGANSettings(GeneratorSettings):
                     f"layers[{index}] of a generator goes from {inputs} to {outputs} channel_width: expected "
                     "the output of the layer before as input, at most 64, and an output of 1 up to the input"
                 )
-        made = {
-            "img_resolution": (self.img_resolution, (self.size(len(self.layers)),)),
-            "attention_layer_position": (self.attention_layer_position, (None, *range(len(self.layers)))),
-            "img_channels": (self.img_channels, range(1, self.channel_width + 1)),
-        }
-        for key, (value, allowed) in made.items():
-            if value not in allowed:
-                expected = "null or " * (None in allowed) + f"{allowed[None in allowed]} to {allowed[-1]}"
-                raise ValueError(f"{key} of a generator is {value}: expected {expected}, as its layers give")
+        size, attention = self.size(len(self.layers)), self.attention_layer_position
+        if self.img_resolution != size:
+            raise ValueError(f"img_resolution is {self.img_resolution}: expected {size}, as its layers make")
+        if attention not in (None, *range(len(self.layers))):
+            expected = f"null or 0 to {len(self.layers) - 1}"
+            raise ValueError(f"attention_layer_position is {attention}: expected {expected}")
+        if self.img_channels > self.channel_width:
+            raise ValueError(f"img_channels is {self.img_channels}: expected at most {self.channel_width}")
         return self
 
     @classmethod
@@ -105,13 +103,23 @@ class BigGANSettings(GeneratorSettings):
 
 
 class Norm(nn.Module):
-    """Batch norm with statistics for several truncations; in training it uses those of the batch."""
+    """Batch norm with statistics for several truncations; in training it uses those of the batch.
 
-    def __init__(self, settings: BigGANSettings, channels: int):
+    In the blocks gain and bias are linear in the condition (n, w_dim); behind the last one they are trained.
+    """
+
+    def __init__(self, settings: BigGANSettings, channels: int, conditional: bool = True):
         super().__init__()
-        self.truncation, self.eps = 1.0, settings.eps
+        self.truncation, self.eps, self.conditional = 1.0, settings.eps, conditional
+        self.measured: tuple[int, float] | None = None
+        """Row of the statistics that each batch is added to, and its share in them; set to measure them."""
         self.register_buffer("running_means", torch.zeros(settings.n_stats, channels))
         self.register_buffer("running_vars", torch.ones(settings.n_stats, channels))
+        if conditional:
+            self.scale = nn.Linear(settings.w_dim, channels, bias=False)
+            self.offset = nn.Linear(settings.w_dim, channels, bias=False)
+        else:
+            self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel at the truncation, linear between the two nearest ones.
@@ -124,8 +132,18 @@ class Norm(nn.Module):
         both = (self.running_means, self.running_vars)
         return tuple(rows[below].lerp(rows[above], position - below) for rows in both)
 
-    def normalize(self, x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        """Maps (n, channels, h, w) with gain and bias (n or 1, channels)."""
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Maps (n, channels, h, w) of such maps and conditions (n, w_dim)."""
+        if self.measured:
+            row, share = self.measured
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            self.running_means[row] += mean * share
+            self.running_vars[row] += variance * share
+        gain, bias = (  # (n or 1, channels)
+            (1 + self.scale(condition), self.offset(condition))
+            if self.conditional
+            else (self.weight[None], self.bias[None])
+        )
         if self.training:
             x = F.batch_norm(x, None, None, training=True, eps=self.eps)
         else:
@@ -133,29 +151,6 @@ class Norm(nn.Module):
             gain = gain * (variance + self.eps).rsqrt()
             bias = bias - mean * gain
         return torch.addcmul(bias[:, :, None, None], x, gain[:, :, None, None])
-
-
-class PlainNorm(Norm):
-    """The norm behind the last block, with a trained gain and bias."""
-
-    def __init__(self, settings: BigGANSettings, channels: int):
-        super().__init__(settings, channels)
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.normalize(x, self.weight[None], self.bias[None])
-
-
-class ConditionalNorm(Norm):
-    """The norms of the blocks: gain and bias are linear in the condition (n, w_dim)."""
-
-    def __init__(self, settings: BigGANSettings, channels: int):
-        super().__init__(settings, channels)
-        self.scale = nn.Linear(settings.w_dim, channels, bias=False)
-        self.offset = nn.Linear(settings.w_dim, channels, bias=False)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.normalize(x, 1 + self.scale(condition), self.offset(condition))
 
 
 class SelfAttention(nn.Module):
@@ -185,7 +180,7 @@ class Block(nn.Module):
         inputs = settings.channels(index)
         narrow = inputs // REDUCTION
         for number, channels in enumerate((inputs, narrow, narrow, narrow)):
-            setattr(self, f"bn_{number}", ConditionalNorm(settings, channels))
+            setattr(self, f"bn_{number}", Norm(settings, channels))
         self.conv_0 = nn.Conv2d(inputs, narrow, 1)
         self.conv_1 = nn.Conv2d(narrow, narrow, 3, padding=1)
         self.conv_2 = nn.Conv2d(narrow, narrow, 3, padding=1)
@@ -214,7 +209,7 @@ class Synthesis(nn.Module):
         self.layers = nn.ModuleList(Block(s, index) for index in range(len(s.layers)))
         if self.attention is not None:
             self.layers.insert(self.attention, SelfAttention(s.channels(self.attention)))
-        self.bn = PlainNorm(s, last)
+        self.bn = Norm(s, last, conditional=False)
         self.conv_to_rgb = nn.Conv2d(last, s.img_channels, 3, padding=1)
 
     def first_map(self, condition: Tensor) -> Tensor:
@@ -274,9 +269,29 @@ class BigGAN(Generator):
             else:
                 nn.init.orthogonal_(tensor, generator=rng)
 
-    def plain_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `from_public_state_dict`."""
-        return from_public_state_dict(tensors, self.settings.img_channels)
+    @staticmethod
+    def plain_tensors(tensors: dict[str, Tensor], settings: BigGANSettings) -> dict[str, Tensor]:
+        """Fold the spectral norms of a public state dict into plain weights; a folded one stays as it is.
+
+        W = weight_orig / (u^T weight_orig v) (Miyato et al., ICLR 2018). The last convolution has more output
+        channels than the image, which is made of the first ones.
+
+        Raises:
+            HgladError: a spectral norm without its vectors.
+        """
+        folded = {}
+        for name, tensor in tensors.items():
+            if name.endswith("weight_orig"):
+                name = name.removesuffix("_orig")
+                for part in (f"{name}_u", f"{name}_v"):
+                    if part not in tensors:
+                        raise HgladError(
+                            f"tensor '{part}' is missing: expected a vector of the spectral norm"
+                        )
+                tensor = tensor / (tensors[f"{name}_u"] @ tensor.flatten(1) @ tensors[f"{name}_v"])
+            if not name.endswith(("weight_u", "weight_v")):
+                folded[name] = tensor[: settings.img_channels] if ".conv_to_rgb." in name else tensor
+        return folded
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """Normal noise (count, z_dim) within +- 2."""
@@ -365,42 +380,10 @@ class BigGAN(Generator):
                 z.device
             )
             for row in range(last + 1):
-                truncation = row / last if last else 1.0
-                with ExitStack() as hooks:
-                    for norm in norms:
-                        hooks.enter_context(norm.register_forward_pre_hook(_add_statistics(row, 1 / batches)))
-                    self.decode(Latents(self._conditions(z * truncation, labels), None), 0)
+                for norm in norms:
+                    norm.measured = (row, 1 / batches)
+                noise = z * (row / last if last else 1.0)
+                self.decode(Latents(self._conditions(noise, labels), None), 0)
+        for norm in norms:
+            norm.measured = None
         self.train(training)
-
-
-def _add_statistics(row: int, share: float):
-    """Hook that adds the mean and variance of a norm's input, times `share`, to one row of its statistics."""
-
-    def hook(norm: Norm, inputs: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        norm.running_means[row] += mean * share
-        norm.running_vars[row] += variance * share
-
-    return hook
-
-
-def from_public_state_dict(tensors: dict[str, Tensor], img_channels: int = 3) -> dict[str, Tensor]:
-    """Fold the spectral norms of a public state dict into plain weights; a folded one stays as it is.
-
-    W = weight_orig / (u^T weight_orig v) (Miyato et al., ICLR 2018). The last convolution has more output
-    channels than the image, which is made of the first ones.
-
-    Raises:
-        HgladError: a spectral norm without its vectors.
-    """
-    folded = {}
-    for name, tensor in tensors.items():
-        if name.endswith("weight_orig"):
-            name = name.removesuffix("_orig")
-            for part in (f"{name}_u", f"{name}_v"):
-                if part not in tensors:
-                    raise HgladError(f"tensor '{part}' is missing: expected a vector of the spectral norm")
-            tensor = tensor / (tensors[f"{name}_u"] @ tensor.flatten(1) @ tensors[f"{name}_v"])
-        if not name.endswith(("weight_u", "weight_v")):
-            folded[name] = tensor[:img_channels] if ".conv_to_rgb." in name else tensor
-    return folded

@@ -6,12 +6,11 @@ code of its class, which is passed over here, and with its attributes, which are
 generator with super-resolution heads began as a stem from another file; its layers tell its structure.
 """
 
-import hashlib
 import itertools
 import math
 import mmap
-import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +102,11 @@ def import_prior(
     path = Path(path) if name is None else download(address, Path(cache or Path(out).parent) / f"{name}.pkl")
     watch = Stopwatch()
     try:
-        digest = _checksum(path)
+        digest = pooch.file_hash(path)
+        expected = _kept_checksum(path) or digest
+        if expected != digest:
+            advice = f"delete the file to fetch it anew, or {path.name}.sha256 if another file is meant"
+            raise HgladError(f"its sha256 is {digest}, {path.name}.sha256 has {expected[:64]}: {advice}")
         generator, class_name = read_generator(path, key)
     except OSError as error:
         raise HgladError(
@@ -129,33 +132,24 @@ def download(address: str, path: Path) -> Path:
     """
     if path.is_file():
         return path
-    kept = path.with_name(f"{path.name}.sha256")
     try:
-        known = kept.read_text().partition(" ")[0] if kept.is_file() else None
-        transfer = pooch.HTTPDownloader(progressbar=not os.environ.get("TQDM_DISABLE"), timeout=30)
-        pooch.retrieve(address, known, path.name, path.parent, downloader=transfer)
-        if known is None:
-            kept.write_text(f"{pooch.file_hash(path)}  {path.name}\n")
+        transfer = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
+        pooch.retrieve(address, _kept_checksum(path), path.name, path.parent, downloader=transfer)
+        if _kept_checksum(path) is None:
+            path.with_name(f"{path.name}.sha256").write_text(f"{pooch.file_hash(path)}  {path.name}\n")
     except ValueError as error:  # of pooch, for another checksum
-        advice = f"delete {kept.name} if another file is meant"
-        raise HgladError(f"{path}: its sha256 is not the one in {kept.name}: {advice}") from error
+        kept = f"{path.name}.sha256"
+        advice = f"delete {kept} if another file is meant"
+        raise HgladError(f"{path}: its sha256 is not the one in {kept}: {advice}") from error
     except OSError as error:
-        raise HgladError(
-            f"cannot download {address} to {path}: {error}; check the network and the free space"
-        ) from error
+        advice = "check the network and the free space"
+        raise HgladError(f"cannot download {address} to {path}: {error}; {advice}") from error
     return path
 
 
-def _checksum(path: Path) -> str:
-    """sha256 of a file, held against the one in `path` + ".sha256" where that is there."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def _kept_checksum(path: Path) -> str | None:
     kept = path.with_name(f"{path.name}.sha256")
-    expected = kept.read_text(errors="replace").partition(" ")[0].strip() if kept.is_file() else digest
-    if expected != digest:
-        advice = f"delete the file to fetch it anew, or {kept.name} if another file is meant"
-        raise HgladError(f"its sha256 is {digest}, {kept.name} has {expected[:64]}: {advice}")
-    return digest
+    return kept.read_text(errors="replace").partition(" ")[0].strip() if kept.is_file() else None
 
 
 def read_generator(path: Path | str, key: str = "G_ema") -> tuple[StyleGANXL, str]:
@@ -238,7 +232,6 @@ class Module:
         return value
 
     def integer(self, name: str) -> int:
-        """An attribute that is an integer."""
         return self.attribute(name, int)
 
     def number(self, name: str) -> float:

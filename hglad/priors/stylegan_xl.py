@@ -134,13 +134,9 @@ class StyleGANXLSettings(GeneratorSettings):
     def on_stem(self, stem: GeneratorSettings) -> Self:
         """As the base; only the heads of these settings may be given, all else follows from the stem."""
         if not self.heads:
-            raise HgladError(
-                "training.generator has no heads: with a stem expected {heads: [{up_factor: 2, layers: 4}]}"
-            )
+            return super().on_stem(stem)
         if self.changed(heads=()) != StyleGANXLSettings():
-            raise HgladError(
-                "training.generator has more than heads: expected no other key, they are those of the stem"
-            )
+            raise HgladError("training.generator has more than heads: expected no other key beside a stem")
         if not isinstance(stem, StyleGANXLSettings):
             raise HgladError("training.stem is of another kind: expected a stylegan_xl")
         return stem.changed(heads=(*stem.heads, *self.heads))
@@ -532,10 +528,10 @@ class StyleGANXL(Generator):
 
         Its layers at the end that the first new head replaces are left out.
         """
-        kept = len(stem.layer_names) - stem.settings.num_critical - 1
-        for target, source in zip(self._below(kept), stem._below(kept), strict=True):
+        layers = range(len(stem.layer_names) - stem.settings.num_critical - 1)
+        above, below = (
+            (each.mapping, each.synthesis.input, *map(each.synthesis.layer, layers)) for each in (self, stem)
+        )
+        for target, source in zip(above, below, strict=True):
             target.load_state_dict(source.state_dict())
             target.requires_grad_(False).eval()
-
-    def _below(self, layer: int) -> list[nn.Module]:
-        return [self.mapping, self.synthesis.input, *map(self.synthesis.layer, range(layer))]

@@ -90,19 +90,18 @@ class FeatureDiscriminator(nn.Module):
     """A head with spectral norm on the maps of each block of a frozen classifier.
 
     Sauer et al., NeurIPS 2021 (projected GANs, as StyleGAN-XL is trained), and Kumari et al., CVPR 2022
-    (together with a discriminator of the pixels). The classifier sees normalised images (n, channels, h, w).
+    (together with a discriminator of the pixels). The classifier sees normalized images (n, channels, h, w).
     """
 
-    def __init__(self, classifier: Classifier, classes: int, width: int, generator: torch.Generator):
+    def __init__(self, classifier: Classifier, classes: int, width: int, rng: torch.Generator):
         super().__init__()
         self.sees = [classifier]  # in a list: its parameters are not this module's
         with torch.no_grad():
-            sample = torch.zeros(1, *classifier.image_shape, device=generator.device)
-            maps = self.maps(sample)
+            maps = self.maps(torch.zeros(1, *classifier.image_shape, device=rng.device))
         with torch.device("meta"):  # no draw from the global generator
             heads = nn.ModuleList(FeatureHead(x.shape[1], x.shape[-1], classes, width) for x in maps)
-        self.heads = initialize(heads.to_empty(device=generator.device), generator)
-        with global_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
+        self.heads = initialize(heads.to_empty(device=rng.device), rng)
+        with global_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device))):
             for module in [m for m in self.heads.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 nn.utils.parametrizations.spectral_norm(module)
 
