@@ -31,21 +31,7 @@ from hglad.provenance import (
 )
 from hglad.storage import read_json, write_json
 
-METADATA = {
-    "profile": "digits",
-    "made_from": "0123456789ab",
-    "results": ["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
-    "algorithms": {"objective dm": 1, "search": 1},
-    "commits": ["f" * 40],
-    "devices": ["a processor"],
-    "packages": ["torch 2.11.0"],
-    "data_hash": ["cccccccccccc"],
-    "prior_hash": ["d" * 64],
-    "seeds": [0, 1],
-    "started": ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"],
-    "seconds": 12.5,
-    "peak_memory_mib": 900,
-}
+METADATA = {"profile": "digits", "results": ["a" * 12], "algorithms": {"objective dm": 1, "search": 1}}
 
 
 def git(*words: str, folder=PROJECT) -> str:
