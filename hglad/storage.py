@@ -243,4 +243,4 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-publish, spared = write_whole, best_effort  # until all rooms use the new names
+publish = write_whole  # until analysis uses the new name

@@ -18,7 +18,7 @@ from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet
 from hglad.search.distillation import known_real
 from hglad.settings import DataSettings
-from hglad.storage import publish, read_json
+from hglad.storage import read_json, write_whole
 
 
 def write_explorer(folder: Path | str, out: Path | str, rows: Path | str | None = None) -> None:
@@ -46,7 +46,7 @@ def write_explorer(folder: Path | str, out: Path | str, rows: Path | str | None 
     else:
         data = DataSettings.read(distilled.card["settings"]["data"])
         page = explorer_page(distilled, known_real(data).train.classes, accuracy)
-    with publish(out) as draft:
+    with write_whole(out) as draft:
         draft.write_text(page, encoding="utf-8")
 
 

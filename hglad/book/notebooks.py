@@ -32,7 +32,7 @@ from hglad.experiments.tasks import DistillTask, MeasureTask, Task
 from hglad.paths import PROJECT
 from hglad.provenance import notebook_metadata, record_of, summary
 from hglad.settings import suggestion
-from hglad.storage import publish
+from hglad.storage import write_whole
 
 TEMPLATES = PROJECT / "notebooks"
 FOLDED = {  # metadata of the cell that papermill writes: the book folds it under this line
@@ -215,7 +215,7 @@ def execute(template: Path, parameters: dict, out: Path, metadata: Callable[[], 
     Raises:
         HgladError: a cell failed; names the cell's error.
     """
-    with publish(out) as draft:
+    with write_whole(out) as draft:
         try:
             papermill.execute_notebook(
                 str(template), str(draft), parameters, progress_bar=False, log_output=False
