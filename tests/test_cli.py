@@ -166,7 +166,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys, line, message)
     ("prior sample digits-16 --classes 3,x --out o.png", "classes is '3,x': expected numbers such as 0,217"),
     ("prior describe digits-61", "unknown prior 'digits-61': did you mean 'digits-16'?"),
     ("data check digit", "did you mean 'digits'?"),
-    ("data check other --resolution 8", "no folder train/ in other"),
+    ("data check other --resolution 8", "no folder other/train;"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_1(place, capsys, command, message):
     assert main(command.split()) == 1

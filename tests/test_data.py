@@ -390,7 +390,6 @@ def test_what_an_image_folder_lacks_is_one_clear_line(tmp_path):
     (root / "test").rename(root / "other")
     with fails("test/", "val/", root):
         load_data(root, resolution=8)
-    (root / "other").rename(root / "test")
     (root / "train").rename(root / "training")
     with fails("no folder", root / "train"):
         load_data(root, resolution=8)

@@ -455,12 +455,12 @@ def _folder(request: Request) -> DataSet:
             f"no resolution for the image folder {root}, expected pixels; give --resolution "
             "(data.resolution in a profile)"
         )
+    train = folder_files(root / "train")
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
         raise HgladError(f"no folder test/ or val/ in {root}; put test images there, one folder per class")
-    splits = folder_files(root / "train"), folder_files(test)
     named = replace(request, name=Path(os.path.abspath(root)).name)
-    return _from_files(named, *splits, readable_names(root, list(splits[0])))
+    return _from_files(named, train, folder_files(test), readable_names(root, list(train)))
 
 
 def _root(request: Request, expected: str) -> Path:
