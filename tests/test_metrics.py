@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from math import isfinite
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ OBJECTIVES = {
     "dc": {"batch_real": 8, "outer_loops": 3, "inner_loops": 1},
     "mtt": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 2, "lr_student_lr": 1e-3},
 }
-BLOCKS = {"convnet": 3, "alexnet": 5, "vgg11": 8, "resnet18": 9}
 every_metric = pytest.mark.parametrize("name", METRICS.names())
 every_distance = pytest.mark.parametrize("name", ["class_relevant", "feature", "random_feature"])
 every_objective = pytest.mark.parametrize("kind", OBJECTIVES)
@@ -108,20 +106,14 @@ def test_measuring_changes_nothing_and_draws_nothing(make, few_digits, given, na
     network.zero_grad()
     kept, weights = images.clone(), deepcopy(network.state_dict())
     images.requires_grad_()
+    with torch.no_grad():  # as a search that records no gradients does
+        silent = metric(images, labels)
     first, second = metric(images, labels), metric(images, labels)
-    assert first == second == make(name)(images, labels) and isinstance(first, float)
+    assert silent == first == second == make(name)(images, labels) and isinstance(first, float)
     assert torch.equal(images, kept) and images.grad is None
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state) and not network.training
-
-
-@every_metric
-def test_images_outside_the_nominal_range_are_measured_as_they_are(make, name):
-    metric, images = make(name), noise(20)
-    wide = metric(3 * images - 1, labels_of(2))
-    assert isfinite(wide) and wide >= 0
-    assert name == "accuracy" or wide != metric((3 * images - 1).clamp(0, 1), labels_of(2))
 
 
 @pytest.mark.parametrize("name", ["accuracy", "feature", "random_feature", "released_feature"])
@@ -131,14 +123,6 @@ def test_dropout_of_the_classifier_draws_from_no_global_generator(few_digits, he
     metric = create_metric(name, few_digits, **given, **SMALL.get(name, {}))
     assert metric(noise(20), labels_of(2)) == metric(noise(20), labels_of(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@every_metric
-def test_a_search_that_records_no_gradients_measures_the_same(make, name):
-    metric, images = make(name), noise(20)
-    with torch.no_grad():
-        silent = metric(images, labels_of(2))
-    assert silent == metric(images, labels_of(2))
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS.names() if name != "accuracy"])  # draws an order
@@ -183,11 +167,6 @@ def test_the_real_set_has_no_distance_to_itself(make, few_digits, name):
 
 
 @every_distance
-def test_other_images_have_a_distance(make, name):
-    assert make(name)(noise(20), labels_of(2)) > 0.01
-
-
-@every_distance
 def test_real_images_are_nearer_than_noise_and_more_of_them_nearer_still(make, small_digits, name):
     metric, train = make(name, small_digits.train), small_digits.train
     real, far = {}, {}
@@ -195,12 +174,6 @@ def test_real_images_are_nearer_than_noise_and_more_of_them_nearer_still(make, s
         real[ipc] = metric(train.batch(ipc, seeded()).flatten(0, 1), labels_of(ipc))
         far[ipc] = metric(noise(10 * ipc), labels_of(ipc))
     assert real[1] < far[1] and real[10] < far[10] / 2 and real[10] < real[1] / 4
-
-
-@every_distance
-def test_images_under_wrong_labels_are_farther(make, few_digits, name):
-    metric, (images, labels) = make(name), images_of(few_digits)
-    assert metric(images, labels.roll(20)) > 100 * metric(images, labels) + 0.01
 
 
 @pytest.mark.parametrize("name", ["class_relevant", "feature", "random_feature", "released_feature"])
@@ -398,28 +371,6 @@ def test_a_class_that_is_seen_nowhere_gives_no_relevant_features(few_digits, nor
     assert not metric.reduce(maps, torch.tensor([0, 1])).any()
 
 
-def test_features_weighted_by_a_map_of_sum_one_keep_their_size(few_digits):
-    network = PooledNetwork()
-    network.classifier.weight.data.fill_(1)
-    metric = ClassRelevantDistance(few_digits, network, normalization="sum")
-    maps = torch.rand(2, 5, 8, 8, generator=seeded())
-    maps[:, 0] = 0.25  # a channel that is the same everywhere has itself as its weighted mean
-    torch.testing.assert_close(metric.reduce(maps, torch.tensor([0, 1]))[:, 0], torch.full((2,), 0.25))
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_the_maps_of_every_block_lead_to_the_logits(name):
-    network = create_network(name, (1, 16, 16), 10).eval()
-    images = torch.rand(2, 1, 16, 16, generator=seeded())
-    logits, last = network(images), network.feature_maps(images)
-    for layer in range(BLOCKS[name]):
-        maps = network.feature_maps(images, layer)
-        assert (maps >= 0).all() and maps.dim() == 4  # behind a ReLU
-        assert torch.equal(maps, network.feature_maps(images, layer - BLOCKS[name]))
-        torch.testing.assert_close(network.logits_of_maps(maps, layer), logits)
-    assert torch.equal(maps, last)
-
-
 # The loss of the matching objective
 
 
@@ -453,11 +404,6 @@ def test_the_loss_leaves_the_state_and_the_draws_of_the_search_untouched(few_dig
         assert before.keys() == after.keys() and all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_real_images_have_less_loss_than_noise(make, few_digits):
-    metric = make("loss", draws=4)
-    assert metric(few_digits.batch(4, seeded()).flatten(0, 1), labels_of(4)) < metric(noise(40), labels_of(4))
-
-
 def test_the_loss_of_classes_of_different_sizes_is_a_clear_error(make, few_digits):
     with pytest.raises(HgladError, match="equally many of each of the 10 classes"):
         make("loss")(*images_of(few_digits))
@@ -485,7 +431,7 @@ def test_real_images_train_better_than_noise_and_images_under_wrong_labels(make,
     assert metric(noise(80), labels_of(8)) > 75
 
 
-# Bad input, golden values
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -524,19 +470,6 @@ def test_networks_that_cannot_give_maps_or_their_logits_are_a_clear_error(few_di
         create_metric("class_relevant", few_digits, classifier=network)
 
 
-GOLDEN = {  # of noise
-    "accuracy": {1: [93.0]},
-    "class_relevant": {1: [0.086978599]},
-    "feature": {1: [0.048111904]},
-    "loss": {1: [59.5865707]},
-    "random_feature": {1: [0.0383216012]},
-    "released_feature": {1: [925.637024]},
-}
-
-
-@every_metric
-def test_golden_values(few_digits, held_out, objective, check_golden, name):
-    given = {"classifier": create_network(**NETWORK), "objective": objective(), "held_out": held_out}
-    metric = create_metric(name, few_digits, **given, **SMALL.get(name, {}))
-    found = [metric(noise(20), labels_of(2))]
-    check_golden(f"metric {name}", GOLDEN.get(name, {}), found)
+def test_what_a_call_costs():
+    cost = {name: METRICS.get(name).passes(10, 700) for name in METRICS.names()}
+    assert cost.pop("loss") == 2800 and cost.pop("accuracy") == 3000 and set(cost.values()) == {10}
