@@ -336,16 +336,12 @@ def test_a_public_configuration_is_read():
 
 
 @pytest.fixture
-def make(few_digits):
-    def make(**changes) -> GANTraining:
-        small = {"batch_size": 8, "width": 4, "r1_every": 2, "augmentation": "crop", "lr": 0.01}
-        return GANTraining(few_digits, GANSettings(generator=TINY, **small | changes))
-
-    return make
+def run(few_digits) -> GANTraining:
+    small = {"batch_size": 8, "width": 4, "r1_every": 2, "augmentation": "crop", "lr": 0.01}
+    return GANTraining(few_digits, GANSettings(generator=TINY, **small))
 
 
-def test_the_finished_generator_has_measured_statistics(make):
-    run = make()
+def test_the_finished_generator_has_measured_statistics(run):
     for _ in range(3):
         run.step()
     network = run.finished()
@@ -363,8 +359,7 @@ def test_the_finished_generator_has_measured_statistics(make):
 GOLDEN = {1: [1.3851776, 0.73138982, 1.3820186, 0.70713842, 0.42666185, 0.21026570]}
 
 
-def test_golden_values(make, check_golden):
-    run = make()
+def test_golden_values(run, check_golden):
     losses = [loss.item() for _ in range(2) for loss in run.step().values()]
     images, _ = draw_samples(run.finished(), 50, seed=1)
     found = [*losses, images.mean().item(), images.square().mean().item()]

@@ -396,12 +396,6 @@ def test_a_set_is_distilled_through_all_layers(kind, prior, tmp_path, monkeypatc
             assert (distillation(name).fingerprint != before) == (module == kind)
 
 
-def test_a_set_is_distilled_through_an_untrained_generator(kind, tmp_path):
-    name = write_recipe(tmp_path / "tiny.yaml", kind, **TINY[kind].to_dict())
-    made = distill(distillation(name, steps=4, stages=(1, 2)), tmp_path / "set")
-    assert made.card["prior_hash"] == prior_hash(name) and made.images.shape == (10, 1, 8, 8)
-
-
 # The generators of the project
 
 

@@ -175,22 +175,16 @@ RECORD = nvidia.foreign("timm.models", "record")
 
 
 @pytest.mark.parametrize("name", hostile_calls())
-def test_calls_are_refused_by_name(place, capsys, name):
-    message = refused(capsys, write(Path("net.pkl"), G_ema=hostile_calls()[name]))
-    assert f"'{name}'" in message
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in hostile_calls() if name not in ("builtins.getattr", "(computed)")]
-)
-@pytest.mark.parametrize("where", ["beside", "state", "key"])
+@pytest.mark.parametrize("where", ["network", "beside", "state", "key"])
 def test_calls_are_refused_wherever_they_hide(place, capsys, small, name, where):
     call = hostile_calls()[name]
+    if name in ("builtins.getattr", "(computed)"):  # of the discriminator; no harm where nobody looks
+        where = "network"
     if where == "state":
         small.changes[""] = {"hook": [call]}
-    network = small.network()
-    extra = {"beside": {"x": call}, "state": {}, "key": {"x": {(1, call): 2}}}[where]
-    assert f"names '{name}'" in refused(capsys, write(Path("net.pkl"), G_ema=network, **extra))
+    network = call if where == "network" else small.network()
+    extra = {"beside": {"x": call}, "key": {"x": {(1, call): 2}}}.get(where, {})
+    assert f"'{name}'" in refused(capsys, write(Path("net.pkl"), G_ema=network, **extra))
 
 
 def raw(*parts: bytes) -> bytes:
@@ -254,21 +248,21 @@ def test_malformed_pickles_are_refused(place, capsys, name):
     assert reason in message
 
 
-def test_keys_of_the_file_stay_on_one_line(place, capsys):
+def test_files_that_are_no_pickle_or_another_are_refused(place, capsys, small):
+    assert "No such file" in refused(capsys, Path("none.pkl"))
+    Path("folder").mkdir()
+    assert "Is a directory" in refused(capsys, Path("folder"))
     assert len(refused(capsys, write(Path("net.pkl"), **{"a\nb\r": 1, "c" * 10_000: 2}))) < 500
+    write(Path("net.pkl"), G_ema=small.network())
+    Path("net.pkl.sha256").write_text("0" * 64 + "  net.pkl\n")
+    assert "net.pkl.sha256 has 000" in refused(capsys, Path("net.pkl"))
 
 
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999, 0.9999999])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.999, 0.9999999])
 def test_truncated_files_are_refused(place, capsys, small, share):
     content = write(Path("net.pkl"), G_ema=small.network()).read_bytes()
     Path("net.pkl").write_bytes(content[: min(int(len(content) * share), len(content) - 1)])
     assert "fetch it anew" in refused(capsys, Path("net.pkl"))
-
-
-def test_missing_and_wrong_files(place, capsys):
-    assert "No such file" in refused(capsys, Path("none.pkl"))
-    Path("folder").mkdir()
-    assert "Is a directory" in refused(capsys, Path("folder"))
 
 
 def tensor_call(
@@ -460,37 +454,10 @@ def test_damage_at_any_place_is_an_error_or_does_no_harm(tmp_path, small):
     assert 50 < refusals < 200
 
 
-def test_a_checksum_beside_the_file_holds(place, capsys, small):
-    path = write(Path("net.pkl"), G_ema=small.network())
-    Path("net.pkl.sha256").write_text("0" * 64 + "  net.pkl\n")
-    assert "net.pkl.sha256 has 000" in refused(capsys, path)
-    Path("net.pkl.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest() + "  net.pkl\n")
-    assert import_prior("out.safetensors", path)["source"]["address"] is None
-
-
-def test_released_names(place, capsys, small):
-    assert len(RELEASED) == len(set(RELEASED)) == 14
-    with pytest.raises(
-        HgladError, match="unknown released network 'imagenet_128': did you mean 'imagenet128'"
-    ):
-        import_prior("out.safetensors", name="imagenet_128")
-    Path("cache").mkdir()
-    write(Path("cache/cifar10.pkl"), G_ema=small.network())  # what is there is not fetched again
-    command = ["prior", "import", "--name", "cifar10", "--out", "out.safetensors", "--cache", "cache"]
-    assert main(command) == 0
-    assert prior_card("out.safetensors")["source"]["address"].endswith("/stylegan_xl/models/cifar10.pkl")
-
-
 @pytest.mark.parametrize("words", [[], ["net.pkl", "--name", "cifar10"]])
 def test_a_file_or_a_name_is_needed(place, capsys, words):
     assert main(["prior", "import", *words, "--out", "out.safetensors"]) == 1
     assert "FILE or --name NAME" in capsys.readouterr().err
-
-
-def test_a_place_that_cannot_be_written_is_found_before_the_import(place, capsys):
-    Path("file").touch()
-    assert main(["prior", "import", "none.pkl", "--out", "file/out.safetensors"]) == 1
-    assert "cannot write file/out.safetensors" in capsys.readouterr().err
 
 
 def test_a_pickle_reads_as_records():
@@ -535,6 +502,9 @@ def test_a_released_network_is_downloaded_once_and_its_first_checksum_holds(
         import_prior("out.safetensors", name="cifar10", cache="cache")
     assert not Path("cache/cifar10.pkl").exists()
     served.unlink()
+    assert len(RELEASED) == len(set(RELEASED)) == 14
+    with pytest.raises(HgladError, match="unknown released network 'cifar_10': did you mean 'cifar10'"):
+        import_prior("out.safetensors", name="cifar_10")
     with pytest.raises(HgladError, match="^cannot download http.*404.*; check the network") as caught:
         import_prior("out.safetensors", name="cifar10", cache="cache")
     assert "\n" not in str(caught.value)

@@ -150,19 +150,8 @@ def test_the_penalty_agrees_with_finite_differences(make):
     assert penalty.item() == pytest.approx(0.6 / 2 * 5 * squares / 2, rel=1e-5)
 
 
-def test_the_penalty_comes_at_every_so_many_steps(make):
-    def discriminator_after(step_count: int, gamma: float) -> torch.Tensor:
-        run = make(r1_gamma=gamma, r1_every=3)
-        run.step_count = step_count
-        run._update_discriminator()
-        return torch.cat([p.detach().flatten() for p in run.discriminator.parameters()])
-
-    for step_count in range(5):
-        same = torch.equal(*(discriminator_after(step_count, gamma) for gamma in (0.0, 100.0)))
-        assert same == (step_count % 3 != 0)
-
-
 def test_the_kept_generator_is_an_exponential_average(make):
+    before = torch.random.get_rng_state()
     run, expected = make(ema_decay=0.7), None
     for _ in range(4):
         run.step()
@@ -173,16 +162,7 @@ def test_the_kept_generator_is_an_exponential_average(make):
         torch.testing.assert_close(average[name], value, rtol=1e-4, atol=1e-6)
     name = "synthesis.L1_12_8.magnitude_ema"
     assert not torch.equal(average[name], now[name])  # buffers are averaged too
-
-
-def test_training_follows_from_its_seed(make):
-    before = torch.random.get_rng_state()
-    runs = [make(), make(), make(seed=1)]
-    for run in runs:
-        run.step()
-    assert_same_bits(*runs[:2])
-    assert not torch.equal(*(run.generator.mapping.fc0.weight for run in (runs[0], runs[2])))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(torch.random.get_rng_state(), before)  # no draw from the global generator
 
 
 @pytest.mark.parametrize(
@@ -283,15 +263,6 @@ def test_discriminators_of_features_add_their_losses(make, loss):
     assert len(seen) == 2 and run._update_generator((images, labels)).item() == pytest.approx(
         plain + 2 * sum(seen), rel=1e-5
     )
-
-
-def test_shared_images_save_a_forward_pass(make, monkeypatch):
-    for shared, passes in ((False, 2), (True, 1)):
-        run, calls = make(shared_images=shared), []
-        draw = run._fake_batch
-        monkeypatch.setattr(run, "_fake_batch", lambda draw=draw, calls=calls: calls.append(1) or draw())
-        run.step()
-        assert len(calls) == passes
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(make):
@@ -576,14 +547,6 @@ def test_a_trained_one_is_whole_and_can_be_a_stem_itself(on_stem, tiny_prior, tm
         keys.append(train_prior(settings, tmp_path / "other")["provenance"]["key"])
     save_prior(on_stem.stem, tiny_prior, {})
     assert keys[0] != keys[1] == keys[2]
-
-
-def test_the_cost_of_a_recipe_with_a_stem_is_known(on_stem, tmp_path):
-    training = {"stem": on_stem.stem, "generator": {"heads": [HEAD]}, "steps": 7}
-    (tmp_path / "r.yaml").write_text(
-        str({"data": {"name": "digits", "resolution": 16}, "training": training})
-    )
-    assert 0 < train.training_seconds(PriorSettings.from_yaml(tmp_path / "r.yaml")) < 60
 
 
 @pytest.mark.parametrize(

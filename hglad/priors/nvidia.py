@@ -132,6 +132,7 @@ def download(address: str, path: Path) -> Path:
     """
     if path.is_file():
         return path
+    pooch.get_logger().setLevel("WARNING")
     try:
         transfer = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
         pooch.retrieve(address, _kept_checksum(path), path.name, path.parent, downloader=transfer)
