@@ -130,7 +130,9 @@ def step_flops(prior: Prior) -> tuple[float, ...]:
     if not isinstance(prior, nn.Module):
         return (0.0,) * len(prior.layers)
     shadow, counts = deepcopy(prior).to("meta"), []
-    w = torch.empty(1, shadow.num_ws, shadow.settings.w_dim, device="meta")
+    z = torch.empty(1, shadow.settings.z_dim, device="meta")
+    with torch.no_grad():
+        w = shadow.map(z, torch.zeros(1, dtype=torch.int64, device="meta"))
     for layer in range(len(prior.layers) - 1):
         with torch.no_grad():
             start = shadow.advance(Latents(w, None), 0, layer)
