@@ -119,7 +119,7 @@ def test_an_unconditional_generator_ignores_labels(settings):
         StyleGANXLSettings.from_card(settings | {"c_dim": 0}), torch.Generator().manual_seed(0)
     )
     assert not any("embed" in name for name in network.state_dict())
-    network.measure_w_avg(torch.Generator().manual_seed(1))
+    network.measure_statistics(torch.Generator().manual_seed(1))
     network.set_truncation(0.5)
     one, other = (
         network.sample(labels, torch.Generator().manual_seed(2)).w
@@ -134,7 +134,7 @@ def test_an_unconditional_generator_ignores_labels(settings):
 def test_truncation_goes_to_the_measured_mean_styles_of_the_class(settings):
     network = StyleGANXL.random(StyleGANXLSettings.from_card(settings), torch.Generator().manual_seed(0))
     labels, rng = torch.tensor([3, 5]), torch.Generator()
-    network.measure_w_avg(rng.manual_seed(1))
+    network.measure_statistics(rng.manual_seed(1))
     center = network.sample(labels, rng.manual_seed(2), average=4000).w[:, 0]
     assert relative_error(network.mapping.w_avg[labels], center) < 0.2
     whole, half = (network.set_truncation(t).sample(labels, rng.manual_seed(1)).w for t in (1.0, 0.5))

@@ -203,31 +203,17 @@ class Synthesis(nn.Module):
 
     def __init__(self, settings: BigGANSettings):
         super().__init__()
-        s, last = settings, settings.channels(len(settings.layers))
-        self.attention = s.attention_layer_position
+        s, attention, last = (
+            settings,
+            settings.attention_layer_position,
+            settings.channels(len(settings.layers)),
+        )
         self.gen_z = nn.Linear(s.w_dim, FIRST_SIZE**2 * s.channels(0))
         self.layers = nn.ModuleList(Block(s, index) for index in range(len(s.layers)))
-        if self.attention is not None:
-            self.layers.insert(self.attention, SelfAttention(s.channels(self.attention)))
+        if attention is not None:
+            self.layers.insert(attention, SelfAttention(s.channels(attention)))
         self.bn = Norm(s, last, conditional=False)
         self.conv_to_rgb = nn.Conv2d(last, s.img_channels, 3, padding=1)
-
-    def first_map(self, condition: Tensor) -> Tensor:
-        """Maps (n, channels, 4, 4) of conditions (n, w_dim)."""
-        x = self.gen_z(condition).unflatten(1, (FIRST_SIZE, FIRST_SIZE, -1))  # the layout of TensorFlow
-        return x.permute(0, 3, 1, 2).contiguous()
-
-    def block(self, index: int, x: Tensor, condition: Tensor) -> Tensor:
-        """Run block number `index`, and the attention that precedes it."""
-        if self.attention is None or index < self.attention:
-            return self.layers[index](x, condition)
-        if index == self.attention:
-            x = self.layers[index](x)
-        return self.layers[index + 1](x, condition)
-
-    def image(self, x: Tensor) -> Tensor:
-        """Images (n, channels, h, w) in [0, 1] of the maps behind the last block."""
-        return (torch.tanh(self.conv_to_rgb(F.relu(self.bn(x)))) + 1) / 2
 
 
 @PRIORS.register("biggan")
@@ -319,21 +305,29 @@ class BigGAN(Generator):
 
     def first_map(self, w: Tensor) -> Tensor:
         """Maps (n, channels, 4, 4) of conditions (n, w_dim)."""
-        return self.generator.first_map(w)
+        x = self.generator.gen_z(w).unflatten(1, (FIRST_SIZE, FIRST_SIZE, -1))  # the layout of TensorFlow
+        return x.permute(0, 3, 1, 2).contiguous()
 
     def run_layer(self, index: int, x: Tensor, w: Tensor) -> Tensor:
         """Maps behind block `index`; images in [0, 1] behind the last layer, which has no condition."""
+        parts = self.generator
         if index == len(self.settings.layers):
-            return self.generator.image(x)
-        return self.generator.block(index, x, w[:, index + 1])
+            return (torch.tanh(parts.conv_to_rgb(F.relu(parts.bn(x)))) + 1) / 2
+        for layer in (parts.layers[position] for position in self._positions(index)):
+            x = layer(x) if isinstance(layer, SelfAttention) else layer(x, w[:, index + 1])
+        return x
 
     def modules_of(self, index: int) -> tuple[str, ...]:
-        """Names of a block with the attention that precedes it, or of what makes the image."""
+        """Names of the modules of a block, or of what makes the image."""
         if index == len(self.settings.layers):
             return "generator.bn", "generator.conv_to_rgb"
-        attention = self.generator.attention
+        return tuple(f"generator.layers.{position}" for position in self._positions(index))
+
+    def _positions(self, index: int) -> tuple[int, ...]:
+        """Where a block is among the layers, after the attention that precedes it."""
+        attention = self.settings.attention_layer_position
         own = index + (attention is not None and index >= attention)
-        return tuple(f"generator.layers.{i}" for i in ((index, own) if index == attention else (own,)))
+        return (index, own) if index == attention else (own,)
 
     def split_points(self) -> list[dict[str, Any]]:
         """Shape of the map at every split point."""

@@ -484,44 +484,32 @@ class StyleGANXL(Generator):
         margins that the layers compute around the image.
         """
         plans = plan_layers(self.settings)
-        maps = [(plans[0].source, False), *((plan.target, plan.bears_16_bit) for plan in plans)]
-        return [
-            {
-                "channels": each.channels,
-                "size": each.size,
-                "rate": each.sampling_rate,
-                "cutoff": each.cutoff,
-                "scale": self.settings.resolution / each.sampling_rate,
-                "16 bit": bears_16_bit,
-            }
-            for each, bears_16_bit in maps
-        ]
+        maps = [plans[0].source, *(plan.target for plan in plans)]
+        in_16_bit = [False, *(plan.bears_16_bit for plan in plans)]
+        size = self.settings.resolution
+        names = ("channels", "size", "rate", "cutoff", "scale", "16 bit")
+        rows = (
+            (each.channels, each.size, each.sampling_rate, each.cutoff, size / each.sampling_rate, bears)
+            for each, bears in zip(maps, in_16_bit, strict=True)
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
+    @torch.no_grad()
     def measure_statistics(self, rng: torch.Generator, trained: bool = True) -> None:
-        """Set the mean w, and each layer's magnitude where training has not.
+        """Set the mean w (of each class), and first each layer's running mean square where training has not.
 
         Magnitudes of 1, as training starts from them, make the features small and take contrast from the
-        images; training would bring them to what is measured here.
+        images; training would bring them to what is measured here, one layer after the other.
         """
         if not trained:
-            self.measure_magnitudes(rng)
-        self.measure_w_avg(rng)
-
-    @torch.no_grad()
-    def measure_w_avg(self, rng: torch.Generator, count: int = 1000) -> None:
-        """Set the mean w (of each class) from `count` samples."""
+            labels = torch.arange(32, device=rng.device) % max(self.settings.c_dim, 1)
+            latents = self.start(self.sample(labels, rng).w)
+            for index in range(len(self.layer_names)):
+                self.synthesis.layer(index).magnitude_ema.copy_(latents.f.square().mean())
+                latents = self.advance(latents, index, index + 1)
         for label, row in enumerate(self.mapping.w_avg.view(-1, self.settings.w_dim)):
-            z = self.noise(count, rng)
-            row.copy_(self.mapping(z, torch.full((count,), label, device=z.device)).mean(dim=0))
-
-    @torch.no_grad()
-    def measure_magnitudes(self, rng: torch.Generator, count: int = 32) -> None:
-        """Set each layer's running mean square, one layer after the other, from `count` samples."""
-        labels = torch.arange(count, device=rng.device) % max(self.settings.c_dim, 1)
-        latents = self.start(self.sample(labels, rng).w)
-        for index in range(len(self.layer_names)):
-            self.synthesis.layer(index).magnitude_ema.copy_(latents.f.square().mean())
-            latents = self.advance(latents, index, index + 1)
+            z = self.noise(1000, rng)
+            row.copy_(self.mapping(z, torch.full((len(z),), label, device=z.device)).mean(dim=0))
 
     def put_on(self, stem: Self) -> None:
         """Copy a stem's mapping, input and layers, and freeze them.
