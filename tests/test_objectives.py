@@ -462,16 +462,6 @@ def test_both_sides_of_a_class_get_the_same_transform(objective, name, seed):
 
 
 @pytest.mark.parametrize("name", ["dm", "dc"])
-def test_every_class_has_a_transform_of_its_own(objective, name):
-    """What a square covers has no gradient: the same pixels for the images of a class, others for others."""
-    images, labels = images_and_labels()
-    gradient, _ = objective(name, augmentation="cutout").gradient(images, labels, digits(), seeded(0))
-    covered = (gradient == 0).unflatten(0, (10, 2))  # (class, ipc, ch, h, w)
-    assert torch.equal(covered[:, 0], covered[:, 1]) and covered.any()
-    assert len(covered[:, 0].unique(dim=0)) > 5
-
-
-@pytest.mark.parametrize("name", ["dm", "dc"])
 def test_bfloat16_of_the_real_side_keeps_the_gradient(objective, name):
     images, labels = images_and_labels()
     single, half = (
@@ -711,7 +701,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_file_holds_every_parameter_of_every_epoch_and_says_how_it_was_made(folder):
+def test_a_file_holds_every_parameter_of_every_epoch_and_says_how_it_was_made(folder, few_digits):
     assert sorted(path.name for path in folder.iterdir()) == [f"expert-00{n}.safetensors" for n in (0, 1)]
     whole, there = read_tensors(expert_file(folder, 1)), Experts(folder)
     shapes = {name: tensor.shape for name, tensor in whole.items()}
@@ -722,6 +712,9 @@ def test_a_file_holds_every_parameter_of_every_epoch_and_says_how_it_was_made(fo
     card = expert_card(expert_file(folder, 1))
     assert card["expert"] == 1 and card["network"] == CONVNET and card["loss"] > 0
     assert card["settings"]["epochs"] == 4 and card["provenance"]["seconds"] >= 0
+    before = expert_file(folder, 0).stat().st_mtime_ns
+    train_expert(SHORT, CONVNET, few_digits, 0, folder)  # one that is there is left alone
+    assert expert_file(folder, 0).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -790,12 +783,6 @@ def test_a_state_of_other_settings_is_left_alone(tmp_path, monkeypatch, few_digi
         train_expert(other, CONVNET, few_digits, 0, tmp_path / "a")
     train_expert(other, CONVNET, few_digits, 0, tmp_path / "b")
     assert same(*(read_tensors(expert_file(tmp_path / name, 0)) for name in "ab"))
-
-
-def test_an_expert_that_is_there_is_left_alone(folder, few_digits):
-    before = expert_file(folder, 0).stat().st_mtime_ns
-    train_expert(SHORT, CONVNET, few_digits, 0, folder)
-    assert expert_file(folder, 0).stat().st_mtime_ns == before
 
 
 def test_a_loss_that_is_not_finite_stops_an_expert(few_digits, tmp_path):

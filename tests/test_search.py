@@ -2,8 +2,7 @@
 
 import gc
 import math
-from dataclasses import replace
-from itertools import count, pairwise
+from itertools import count
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from hglad.networks import create_network, initialize
 from hglad.objectives import Objective, create_objective
 from hglad.objectives.dm import distribution_matching
 from hglad.priors import Latents, PixelPrior
-from hglad.priors.stylegan_xl import StyleGANXL
 from hglad.search import loop
 from hglad.search.loop import FiniteCheck, Search
 from hglad.search.stages import plan_stages, step_flops
@@ -34,6 +32,13 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def from_state(state: SearchState) -> torch.Generator:
+    """A generator that draws what the step behind a state draws."""
+    rng = seeded()
+    rng.set_state(state.rng)
+    return rng
+
+
 def network(**options: object) -> torch.nn.Module:
     return create_network("convnet", (1, 8, 8), 10, **{"depth": 2, "width": 6} | options)
 
@@ -48,13 +53,7 @@ def make_search(few_digits, tiny_prior, metric):
     """Search over the tiny generator (or `prior`) with DM; other keywords change the settings."""
 
     def make(
-        kind: str = "hierarchical",
-        seed: int = 0,
-        ipc: int = 1,
-        prior=None,
-        metric=metric,
-        objective=None,
-        **changes,
+        kind="hierarchical", seed=0, ipc=1, prior=None, metric=metric, objective=None, **changes
     ) -> Search:
         objective = objective or create_objective(
             "dm", network=network(width=4), augmentation="color_crop_rotate", batch_real=4
@@ -112,7 +111,6 @@ class DoublePrior:
     def __init__(self, prior):
         self.single, self.double, self.layers = prior, type(prior)(prior.settings), prior.layers
         self.double.load_state_dict(prior.state_dict())
-        self.double.build_matrices()
         self.double.double().eval()
         self.advance, self.decode = self.double.advance, self.double.decode
 
@@ -131,8 +129,7 @@ def test_a_step_follows_the_gradient_of_the_whole_loss(make_search, tiny_prior, 
     run.objective = create_objective("dm", network=network().double(), augmentation="", batch_real=4)
     first, second = run.run()
     w, f = (x.clone().requires_grad_() for x in (first.latents.w, first.latents.f))
-    images, rng = prior.decode(Latents(w, f), layer), seeded()
-    rng.set_state(first.rng)
+    images, rng = prior.decode(Latents(w, f), layer), from_state(first)
     surrogate = initialize(network().double(), rng)
     real = few_digits.normalize(few_digits.batch(4, rng).double())
     real_mean = surrogate.embed(real).mean(1)
@@ -148,9 +145,7 @@ def test_distilled_images_that_the_network_sees_as_they_are(make_search, few_dig
     plain = create_objective("dm", network=network(width=4), augmentation="", batch_real=4)
     changes = {"normalise_generated": False, "momentum": 0.0, "steps": 1, **ABSOLUTE}
     first, second = make_search("pixels", objective=plain, **changes).run()
-    rng = seeded()
-    rng.set_state(first.rng)
-    images = first.latents.f.clone().requires_grad_()
+    images, rng = first.latents.f.clone().requires_grad_(), from_state(first)
     surrogate = initialize(network(width=4), rng)
     real_mean = surrogate.embed(few_digits.normalize(few_digits.batch(4, rng))).mean(1)
     loss = distribution_matching(real_mean, surrogate, images.unflatten(0, (10, 1)))
@@ -163,10 +158,9 @@ def test_a_step_of_the_latent_stage_follows_the_gradient_of_w(make_search, tiny_
     run = make_search(stages=(4,), latent_stage=True, momentum=0.0, steps=2, **ABSOLUTE | {"lr_latents": 1.0})
     first, second = (state for state, _ in zip(run.run(), range(2), strict=False))
     assert set(first.latents.tensors()) == {"w"}
-    w, rng = first.latents.w.clone().requires_grad_(), seeded()
+    w = first.latents.w.clone().requires_grad_()
     images = tiny_prior.decode(tiny_prior.start(w), 0)
-    rng.set_state(first.rng)
-    image_gradient, _ = run.objective.gradient(images.detach(), run.labels, few_digits, rng)
+    image_gradient, _ = run.objective.gradient(images.detach(), run.labels, few_digits, from_state(first))
     (expected,) = torch.autograd.grad(images, w, image_gradient)
     torch.testing.assert_close(second.latents.w, w.detach() - expected)
 
@@ -198,13 +192,6 @@ def test_weights_of_the_generator_move_with_the_latents(make_search, tiny_prior)
         )
     assert all(torch.equal(x, before[name]) for name, x in tiny_prior.named_parameters())
     assert states[-1].latents.weights == {}  # pixels have none
-
-
-def test_everything_that_is_optimized_stays_in_single_precision(make_search, tiny_settings):
-    prior = StyleGANXL.random(tiny_settings, seeded()).requires_grad_(False).set_precision("bfloat16")
-    *_, last = make_search(prior=prior, stages=(1, 3)).run()
-    dtypes = {name: x.dtype for name, x in tensors_of(last).items()}
-    assert set(dtypes.values()) == {torch.float32, torch.uint8} and dtypes["rng."] == torch.uint8
 
 
 # The start, and where a stage begins
@@ -251,14 +238,6 @@ def test_the_iterate_that_the_next_stage_starts_from(make_search, tiny_prior, st
     assert second.distance == last_of_first.distance  # the best of all stages is kept either way
     assert second.step == 0 and second.rates is None
     assert not any(x.any() for x in second.velocity.tensors().values())
-
-
-def test_the_next_stage_starts_from_the_same_images(make_search):
-    states = list(make_search(selection="last", clip=None, **ABSOLUTE).run())
-    changes = [(a, b) for a, b in pairwise(states) if b.stage > a.stage]
-    assert len(changes) == 2
-    for before, after in changes:
-        torch.testing.assert_close(after.decoded, before.decoded, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stages", [(3, 1), (1, 4)])
@@ -374,12 +353,6 @@ def test_a_selected_iterate_is_a_copy(make_search, kind):
         assert torch.equal(state.images, images) and torch.equal(state.stage_best.f, stage_best.f)
 
 
-@pytest.mark.parametrize("kind", ["pixels", "single", "hierarchical"])
-def test_searching_brings_the_set_closer(make_search, kind):
-    *_, last = make_search(kind, layer=2, steps=30).run()
-    assert last.distance < 0.8 * last.history[0][2]
-
-
 # The same bits
 
 
@@ -421,13 +394,6 @@ def test_a_run_continues_from_every_step_with_the_same_bits(make_search, tmp_pat
         rest = list(run(seed=99).run(loaded))
         assert len(rest) == len(states) - 1 - index
         assert_same_bits(rest[-1] if rest else loaded, states[-1])
-
-
-def test_states_are_never_changed(make_search):
-    state = next(make_search().run())
-    with pytest.raises(AttributeError):
-        state.step = 3
-    assert replace(state, step=3).step == 3 and state.step == 0
 
 
 def test_memory_does_not_grow_with_the_steps(make_search):
@@ -507,12 +473,6 @@ def test_a_search_that_does_not_fit_is_one_line(make_search, tiny_prior):
     assert states and str(error.value) == (
         f"out of memory with one image at a time: {loop.ADVICE}, or take a device with more memory"
     )
-
-
-@pytest.mark.parametrize("kind", ["single", "hierarchical"])
-def test_a_small_budget_of_memory_gives_the_same_search(make_search, kind):
-    usual, small = (list(make_search(kind, memory=memory).run())[-1] for memory in (None, 1e-9))
-    assert_close(small, usual)
 
 
 # Values that are not finite
@@ -608,18 +568,6 @@ def test_the_setting_at_fault_is_that_of_the_stage(make_search, kind, key):
     run = make_search(kind, layer=2, latent_stage=True, **ABSOLUTE | {key: 1e39})
     with pytest.raises(HgladError, match=rf"lower search\.{key} \(1e\+39\)"):
         list(run.run())
-
-
-def test_a_search_looks_once_in_so_many_steps(make_search):
-    run, looks = make_search("pixels", steps=40, select_every=100), []
-    run.finite.every, look = loop.LOOK_EVERY, run.finite.look
-    run.finite.look = lambda: looks.append(len(run.finite.numbers)) or look()
-    states = run.run()
-    next(states)
-    looks.clear()
-    for _ in range(39):
-        next(states)
-    assert looks == [10, 10, 10]
 
 
 # The table of stages

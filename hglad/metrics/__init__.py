@@ -75,7 +75,7 @@ def create_metric(
         real: real training images, the ones that the search sees.
         classifier: network trained on `real`; some metrics use its architecture only.
         objective: matching objective of the search; a metric leaves it as it is.
-        held_out: real images beside `real`. Never the test images: a metric selects.
+        held_out: real images apart from `real`. Never the test images: a metric selects.
         options: options of the metric.
 
     Raises:
@@ -94,10 +94,7 @@ HIGHEST_SEED = 2**63 - 1
 
 
 def seeded(seed: int) -> torch.Generator:
-    """What a metric draws from, the same for every candidate, on the CPU, so that no device changes it.
-
-    Raises `HgladError` for an impossible seed.
-    """
+    """What a metric draws from, on the CPU: no device changes it. An impossible seed raises `HgladError`."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= HIGHEST_SEED:
         raise HgladError(f"the seed of a metric is {seed!r}; give a whole number from 0 to 2^63 - 1")
     return torch.Generator().manual_seed(seed)

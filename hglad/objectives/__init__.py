@@ -77,7 +77,7 @@ class Objective:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next step depends on beside its arguments, such as a network in training."""
+        """What the next step depends on besides its arguments, such as a network in training."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -244,7 +244,7 @@ def distill(
 
     Args:
         settings: resolved settings.
-        out: folder of the distilled set; its state is kept beside it while the run lasts.
+        out: folder of the distilled set; its state is kept next to it while the run lasts.
         device: where everything is computed.
         classifier: classifier of the selection metric; trained when not given.
         show: show progress bars on a terminal.
