@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hglad import storage
@@ -213,26 +213,6 @@ def test_forward_over_reverse_is_double_backward(name):
     for a, b in zip(forward_over_reverse(loss, *case, 5, True), expected, strict=True):
         assert_close(a, b, 1e-9)
     assert forward_over_reverse(loss, *case, 5, False)[2] is None is double_backward(loss, *case, 5, False)[2]
-
-
-def test_second_derivatives_agree_with_finite_differences():
-    network = MODELS["vit"]()
-    weights, direction, images, labels = second_derivative_case(network)
-    derivatives = Derivatives(network)
-    gradient, mixed, curvature = derivatives.products(weights, direction, images, labels, hessian=True)
-    assert_close(gradient, derivatives.gradient(weights, images, labels), 1e-12)
-    step, pull = 1e-6, torch.randn(images.shape, generator=seeded(1), dtype=torch.float64)
-
-    def along(images, weights):
-        gradients = derivatives.gradient(weights, images, labels)
-        return sum((g * u).sum() for g, u in zip(gradients, direction, strict=True)).item()
-
-    ahead, behind = (along(images + sign * step * pull, weights) for sign in (1, -1))
-    assert (mixed * pull).sum().item() == pytest.approx((ahead - behind) / (2 * step), rel=1e-5)
-    moved = [tuple(w + sign * step * u for w, u in zip(weights, direction, strict=True)) for sign in (1, -1)]
-    ahead, behind = (along(images, weights) for weights in moved)
-    second = sum((h * u).sum() for h, u in zip(curvature, direction, strict=True)).item()
-    assert second == pytest.approx((ahead - behind) / (2 * step), rel=1e-5)
 
 
 def test_chunks_add_up_to_the_whole_batch(monkeypatch):
@@ -461,19 +441,6 @@ def test_both_sides_of_a_class_get_the_same_transform(objective, name, seed):
     assert same < 1e-3 * other and other > 1e-2
 
 
-@pytest.mark.parametrize("name", ["dm", "dc"])
-def test_bfloat16_of_the_real_side_keeps_the_gradient(objective, name):
-    images, labels = images_and_labels()
-    single, half = (
-        objective(name, precision=precision, batch_real=64, augmentation="").gradient(
-            images, labels, digits(), seeded(0)
-        )[0]
-        for precision in ("float32", "bfloat16")
-    )
-    assert half.dtype == torch.float32 and not torch.equal(single, half)
-    assert cosine_similarity(single.double().flatten(), half.double().flatten(), dim=0) >= 0.999
-
-
 # Gradient matching
 
 
@@ -638,39 +605,19 @@ def test_batches_of_the_student_go_through_all_images_in_turn(objective, steps, 
     assert [len(batch) for batch in mtt.draw_batches(20, seeded(0))] == [7, 7, 6, 7, 7][:steps]
 
 
-def lr_after(objective, lr: float, steps: int = 1, **settings) -> list[float]:
-    """The student's learning rate before, and after every step on the same images."""
-    mtt = objective("mtt", student_lr=lr, double=True, **settings)
+@pytest.mark.parametrize("unroll", UNROLLS)
+def test_the_learning_rate_of_the_student_moves_against_its_gradient_and_stays_positive(objective, unroll):
     images, labels = images_and_labels()
-    rates = [mtt.student_lr.item()]
-    for step in range(steps):
-        _, logs = mtt.gradient(images.double(), labels, digits(), seeded(step))
-        assert logs["student_lr"].item() == rates[-1]  # the one of this step
-        rates.append(mtt.student_lr.item())
-    return rates
-
-
-def lr_slope(objective, lr: float, seed: int) -> float:
-    """dLoss/d(student learning rate) of the exact unroll, by finite differences."""
-    images, labels = images_and_labels()
-    rates, losses = [], []
-    for value in (lr * 1.0001, lr * 0.9999):
-        mtt = objective("mtt", unroll="full", student_lr=value, double=True)
-        rates.append(mtt.student_lr.item())
-        losses.append(mtt.gradient(images.double(), labels, digits(), seeded(seed))[1]["loss"].item())
-    return (losses[0] - losses[1]) / (rates[0] - rates[1])
-
-
-def test_the_learning_rate_of_the_student_moves_against_its_gradient_with_momentum(objective):
-    rate = 1e-4
-    before, first, second = lr_after(objective, 0.05, steps=2, unroll="full", lr_student_lr=rate)
-    slopes = [lr_slope(objective, lr, seed) for seed, lr in enumerate((before, first))]
-    assert first - before == pytest.approx(-rate * slopes[0], rel=1e-3)
-    assert second - first == pytest.approx(-rate * (0.5 * slopes[0] + slopes[1]), rel=1e-3)
-    for unroll in UNROLLS:
-        assert min(lr_after(objective, 0.05, steps=4, unroll=unroll, lr_student_lr=1e6)) == pytest.approx(
-            1e-3
-        )
+    mtt = objective("mtt", unroll=unroll, student_lr=0.05, lr_student_lr=1e6)
+    rates, inner, slopes = [0.05], mtt.match, []
+    mtt.match = lambda *args: slopes.append(inner(*args)) or slopes[-1]
+    for step in range(3):
+        _, logs = mtt.gradient(images, labels, digits(), seeded(step))
+        assert logs["student_lr"].item() == pytest.approx(rates[-1])  # the one of this step
+        velocity = sum(0.5 ** (step - k) * each.lr.item() for k, each in enumerate(slopes))
+        rates.append(max(1e-3, rates[-1] - 1e6 * velocity))
+        assert mtt.student_lr.item() == pytest.approx(rates[-1], rel=1e-4)
+    assert min(rates) == 1e-3
 
 
 # Experts
