@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 
@@ -23,55 +22,29 @@ from hglad.provenance import commit, trace
 from hglad.storage import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-LOADING = {  # attributes that make a browser fetch something when the page opens
-    "audio": "src",
-    "embed": "src",
-    "iframe": "src",
-    "img": "src",
-    "link": "href",
-    "object": "data",
-    "script": "src",
-    "source": "src",
-    "video": "src",
-}
+SOURCES = ("audio", "embed", "iframe", "img", "script", "source", "video")
+LOADING = {"link": "href", "object": "data"} | dict.fromkeys(
+    SOURCES, "src"
+)  # what a browser fetches
 REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 REMOTE_IN_CSS = re.compile(r"""(?:@import\s*(?:url\()?|url\()\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 REMOTE_IN_SCRIPT = re.compile(r"""["'`](?:https?:)?//[\w-]+\.[^"'`]*\.(?:m?js|css)["'`]""", re.IGNORECASE)
 
 
-class Resources(HTMLParser):
-    """Collects what a page loads on opening, and the text of its inline scripts and styles."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.loaded: list[str] = []
-        self.inline: dict[str, list[str]] = {"script": [], "style": []}
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = dict(attributes)
-        self._inside = tag
-        self.inline["style"].append(found.get("style") or "")
-        if LOADING.get(tag) in found:
-            self.loaded.append(found[LOADING[tag]] or "")
-        if "srcset" in found:
-            self.loaded += [part.split()[0] for part in (found["srcset"] or "").split(",") if part.split()]
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside in self.inline:
-            self.inline[self._inside].append(data)
+def loaded(page: str) -> list[str]:
+    """Addresses that a browser fetches when it opens a page."""
+    soup = BeautifulSoup(page, "html.parser")
+    sets = [part.split()[0] for tag in soup.find_all(srcset=True) for part in tag["srcset"].split(",")]
+    return [tag.get(LOADING[tag.name], "") for tag in soup.find_all(list(LOADING))] + sets
 
 
 def remote_resources(page: str) -> list[str]:
-    """Addresses outside the book that a browser would fetch when it opens the page."""
-    found = Resources(page)
-    remote = [address for address in found.loaded if REMOTE.match(address)]
-    remote += [text for text in found.inline["style"] if REMOTE_IN_CSS.search(text)]
-    return remote + [text for text in found.inline["script"] if REMOTE_IN_SCRIPT.search(text)]
+    """Those of them outside the book, and styles and scripts that name such."""
+    soup = BeautifulSoup(page, "html.parser")
+    styles = [tag["style"] for tag in soup.find_all(style=True)] + [tag.text for tag in soup("style")]
+    remote = [address for address in loaded(page) if REMOTE.match(address)]
+    remote += [text for text in styles if REMOTE_IN_CSS.search(text)]
+    return remote + [tag.text for tag in soup("script") if REMOTE_IN_SCRIPT.search(tag.text)]
 
 
 def toc_entries() -> list[str]:
@@ -166,7 +139,7 @@ def test_nothing_remote_is_loaded(html):
 def test_every_local_resource_was_built(html):
     missing = []
     for page in pages(html):
-        for address in Resources(page.read_text()).loaded:
+        for address in loaded(page.read_text()):
             target = re.sub(r"[?#].*", "", address)
             if target and not target.startswith("data:") and not (page.parent / target).exists():
                 missing.append(f"{page.relative_to(html)}: {target}")
@@ -215,7 +188,7 @@ def test_a_page_of_older_algorithms_says_so(monkeypatch, tmp_path):
 
 def test_equations_are_typeset_by_the_vendored_script(html):
     page = (html / "book" / "method.html").read_text()
-    assert [address for address in Resources(page).loaded if "mathjax/tex-mml-chtml.js" in address]
+    assert [address for address in loaded(page) if "mathjax/tex-mml-chtml.js" in address]
     assert 'id="equation-eq-crfd"' in page
 
 
