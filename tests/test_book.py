@@ -23,9 +23,7 @@ from hglad.storage import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("audio", "embed", "iframe", "img", "script", "source", "video")
-LOADING = {"link": "href", "object": "data"} | dict.fromkeys(
-    SOURCES, "src"
-)  # what a browser fetches
+LOADING = {"link": "href", "object": "data"} | dict.fromkeys(SOURCES, "src")  # what a browser fetches
 REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 REMOTE_IN_CSS = re.compile(r"""(?:@import\s*(?:url\()?|url\()\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 REMOTE_IN_SCRIPT = re.compile(r"""["'`](?:https?:)?//[\w-]+\.[^"'`]*\.(?:m?js|css)["'`]""", re.IGNORECASE)
