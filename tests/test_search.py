@@ -466,6 +466,14 @@ def test_the_surrogate_gets_less_at_a_time_as_well(make_search, name):
     assert_close(found, expected)
 
 
+def test_halves_are_taken_down_to_one_image_where_no_network_has_more(make_search, tiny_prior):
+    prior = Small(tiny_prior, 1)
+    *_, found = make_search(prior=prior, objective=Breaks(1000)).run()
+    *_, expected = make_search(objective=Breaks(1000)).run()
+    assert prior.refused == 3
+    assert_close(found, expected)
+
+
 def test_a_search_that_does_not_fit_is_one_line(make_search, tiny_prior):
     states = []
     with pytest.raises(HgladError) as error:
