@@ -9,8 +9,8 @@ import re
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from glob import glob
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -45,42 +45,32 @@ def main(arguments: list[str] | None = None) -> int:
         of a run failed and the others are done, 130 when interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in words
-    on_main_thread = threading.current_thread() is threading.main_thread()  # only this one may set a handler
-    if on_main_thread:  # SIGTERM does what Ctrl-C does: the processes that compute for this one end with it
-        handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(ValueError):  # on another thread than the main one
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         with one_line_warnings():
             status = app([word for word in words if word != "--debug"], "hglad", standalone_mode=False) or 0
             sys.stdout.flush()  # here, where a reader that has left is not an error
         if status == 130:
-            line = "interrupted; the same command goes on from the last saved state"
-            print(f"hglad: {line}", file=sys.stderr)
+            print("hglad: interrupted; the same command goes on from the last saved state", file=sys.stderr)
         return status
     except BrokenPipeError:  # `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
         return 1
     except typer.TyperException as error:
         where = context.command_path if (context := getattr(error, "ctx", None)) else "hglad"
-        line = " ".join(error.format_message().replace("Value error, ", "").split())
-        print(f"{where}: {line.removesuffix('.')} (see {where} --help)", file=sys.stderr)
+        line = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+        print(f"{where}: {line} (see {where} --help)", file=sys.stderr)
         return 2
     except Exception as error:
-        if debug:
+        if "--debug" in words:
             raise
-        line = " ".join(str(error).split()) if isinstance(error, HgladError) else _unexpected(error)
+        line = " ".join(str(error).split())
+        if not isinstance(error, HgladError):
+            line = f"unexpected {type(error).__name__}{line and ': '}{line[:300]}"
+            line += "; run again with --debug for the traceback, and report it"
         print(f"hglad: {line}", file=sys.stderr)
         return 1
-    finally:
-        if on_main_thread:
-            signal.signal(signal.SIGTERM, handler)
-
-
-def _unexpected(error: Exception) -> str:
-    """One line about an error that no part of the program expected."""
-    text = " ".join(str(error).split())[:300]
-    what = f"unexpected {type(error).__name__}" + (f": {text}" if text else "")
-    return f"{what}; run again with --debug for the traceback, and report it"
 
 
 # What completes an argument in the shell
@@ -111,20 +101,20 @@ def registered(room: str) -> Callable[[str], list[str]]:
     return names
 
 
-def _device(name: str) -> str:
+def _device(context: typer.Context, name: str) -> str:
     """Refuse a device that is not there before anything is computed."""
-    if name != "cpu":  # which needs no import of PyTorch
+    if name != "cpu" and not context.resilient_parsing:  # as completion does
         from hglad.runtime import check_device
 
         check_device(name)
     return name
 
 
-def _new(path: Path | None) -> Path | None:
+def _new(context: typer.Context, path: Path | None) -> Path | None:
     """Find out before the run that its result can be written."""
-    from hglad.storage import write_whole
+    if path is not None and not path.exists() and not context.resilient_parsing:
+        from hglad.storage import write_whole
 
-    if path is not None and not path.exists():
         with write_whole(path) as draft:
             draft.touch()
         path.unlink()
@@ -200,7 +190,9 @@ def run(
     if device != "cpu" and not cluster:  # whose other machines have it
         import torch
 
-        _device(device)
+        from hglad.runtime import check_device
+
+        check_device(device)
         gpus = gpus or (1 if ":" in device else torch.cuda.device_count())
     batch = Batch(
         config, results, only, device, cores or len(os.sched_getaffinity(0)), gpus or 0, threads, cluster,
