@@ -141,6 +141,7 @@ def test_a_run_goes_on_from_its_state_and_counts_all_its_time(
     card = found.card
     assert 1000 <= card["provenance"]["seconds"] < 1100
     assert len(card["stage_seconds"]) == len(card["stages"]) and min(card["stage_seconds"]) > 0
+    assert sum(card["stage_seconds"]) < 100  # those of the steps alone
     assert [stage["flops"] > 0 for stage in card["stages"]] == [
         stage["name"] != "pixels" for stage in card["stages"]
     ]

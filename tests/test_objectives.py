@@ -31,7 +31,7 @@ from hglad.objectives.dc import DISTANCES, STATISTICS
 from hglad.objectives.dm import distribution_matching, mean_embedding
 from hglad.objectives.experts import Experts, expert_card, expert_file, experts_key, train_expert
 from hglad.objectives.mtt import UNROLLS, StudentStep
-from hglad.settings import ExpertSettings, derive_seed
+from hglad.settings import DSA, ExpertSettings, derive_seed
 from hglad.storage import read_tensors
 
 FIXTURE = Path(__file__).parent / "fixtures" / "matching.safetensors"
@@ -426,6 +426,17 @@ def test_what_a_step_costs():
     assert cost == {"dm": 80, "dc": 240, "mtt": 12 * 10 * 20}
     assert OBJECTIVES.get("mtt").passes(10, 80, {"student_steps": 5}) == 600
     assert [name for name in OBJECTIVES.names() if needs_experts(name)] == ["mtt"]
+
+
+def test_defaults_are_the_published_ones():
+    published = {
+        "dm": {"batch_real": 256, "augmentation": DSA},
+        "dc": {"batch_real": 256, "batch_network": 256, "lr_network": 0.01, "augmentation": ""},
+        "mtt": {"student_steps": 20, "expert_epochs": 3, "max_start_epoch": 5, "student_lr": 0.01,
+                "lr_student_lr": 1e-6, "augmentation": DSA},
+    }  # fmt: skip
+    for name, options in published.items():
+        assert {option: OBJECTIVES.default(name, option) for option in options} == options
 
 
 @pytest.mark.parametrize("seed", range(6))
