@@ -313,12 +313,12 @@ def explain(
     device: Device = "cpu",
 ) -> None:
     """Print the stages of a run and their cost, without running it."""
-    from hglad.analysis.report import stage_plan
+    from hglad.analysis.tables import stage_table
     from hglad.search.distillation import known_real, planned_stages
 
     _, settings = _resolved(config, objective, search, prior, ipc, seed, preset, assignments)
     images = ipc * len(known_real(settings.data).train.classes)
-    print(stage_plan(planned_stages(settings, device), images).to_string(index=False))
+    print(stage_table(planned_stages(settings, device), images))
 
 
 def _resolved(config, objective, search, prior, ipc, seed, preset, assignments, keep_iterates=False) -> tuple:
@@ -485,8 +485,9 @@ def compare(
     committed: Annotated[Path, argument("Folder of the results to compare with.")],
 ) -> None:
     """Hold recomputed results against committed ones."""
-    from hglad.experiments.store import Store, verdict
-    from hglad.experiments.store import compare as compare_rows
+    from hglad.analysis.cells import compare as compare_rows
+    from hglad.analysis.cells import verdict
+    from hglad.experiments.store import Store
 
     table = compare_rows(Store(recomputed).rows(), Store(committed).rows())
     print(table.to_string(index=False))
@@ -547,22 +548,11 @@ def results_table(
     results: Results = None,
 ) -> None:
     """Print a table of results with intervals."""
-    from hglad.analysis.published import beside_published, images_of
-    from hglad.analysis.rendering import chosen_format, render, write_text
-    from hglad.analysis.tables import INTERVALS, cells, notes_of, published_table, result_table, select
+    from hglad.analysis.tables import chosen_format, results_text, write_text
 
     form = chosen_format(form, out)
-    store, keys = _named_results(name, results)
-    selected = select(store.rows(keys), objective, ipc)
-    numbers = cells(selected, interval)
-    tables = [result_table(numbers, rows, columns, relative).noted(notes_of(store, selected))]
-    if published:
-        images = images_of(store, list(selected["key"].unique()))
-        numbers = beside_published(selected, store, images, *INTERVALS[interval])
-        if numbers.empty and form == "csv":
-            raise HgladError(f"nothing is on record as published for {images.dataset}: leave out --published")
-        tables.append(published_table(numbers))
-    text = numbers.to_csv(index=False) if form == "csv" else render(tables, form)
+    layout = {"rows": rows, "columns": columns, "relative": relative}
+    text = results_text(*_named_results(name, results), form, objective, ipc, interval, published, **layout)
     if out:
         write_text(out, text)
     else:
@@ -574,7 +564,7 @@ def results_export(
     name: Named, out: Annotated[Path, option("File to write: .parquet or .csv.")], results: Results = None
 ) -> None:
     """Write the rows with their provenance to a file."""
-    from hglad.analysis.rows import check_suffix, export_rows, write_rows
+    from hglad.analysis.cells import check_suffix, export_rows, write_rows
 
     check_suffix(out)
     frame = export_rows(*_named_results(name, results))

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -280,3 +280,23 @@ def _of_page(path: Path) -> dict:
 
 def _of_notebook(path: Path, metadata: dict) -> dict:
     return {"kind": "notebook", "path": str(path), **metadata, "older": older(metadata["algorithms"])}
+
+
+def code_text(record: dict) -> str:
+    """Short commit of a record for a reader, and whether the tree held more."""
+    if record["commit"] is None:
+        return "outside version control"
+    return f"commit {record['commit'][:7]}" + ("" if record["clean"] else " with uncommitted changes")
+
+
+def provenance_note(records: Sequence[dict]) -> str:
+    """Devices, commits and dates of records, for below a table."""
+    devices = "; ".join(sorted({record["device"] for record in records}))
+    commits = ", ".join(sorted(set(map(code_text, records))))
+    return f"Device: {devices}. Code: {commits}. Computed: {dates(records)}."
+
+
+def dates(records: Sequence[dict]) -> str:
+    """Day, or first and last day, on which records were made."""
+    days = sorted(record["started"][:10] for record in records)
+    return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"

@@ -79,3 +79,19 @@ def keep_rows(
     """
     settings = {"method": rows["method"].iloc[0], "training": training, "network": network}
     store.write_rows(key, rows, PROVENANCE | {"settings": settings, "set": made} | recorded)
+
+
+RANDOM = {0: [30.0, 32.0], 1: [35.0, 33.0], 2: [31.0, 36.0], 5: [10.0, 10.0]}
+FULL = {0: [90.0], 1: [91.0], 2: [90.5]}
+
+
+def baselines(**marks: object) -> pd.DataFrame:
+    """Random real images at 1 image per class, and the full set."""
+    return together(
+        cell_rows(RANDOM, "random", objective=None, **marks),
+        cell_rows(FULL, "full", objective=None, **marks | {"ipc": None}),
+    )
+
+
+def keyed(*frames: pd.DataFrame) -> pd.DataFrame:
+    return together(*(frame.assign(key=f"key{i}") for i, frame in enumerate(frames)))

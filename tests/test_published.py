@@ -7,33 +7,14 @@ import pytest
 import torch
 from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
 
-from hglad.analysis import tables
-from hglad.analysis.published import (
-    CROSS,
-    NETWORKS,
-    SAME,
-    Images,
-    beside_published,
-    every_number,
-    images_of,
-    published,
-)
-from hglad.analysis.statistics import NETWORKS_NAME
+from hglad.analysis import published, tables
+from hglad.analysis.published import CROSS, NETWORKS, SAME, Images, images_of
 from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
 from hglad.settings import DSA, GLAD_PROTOCOL
 from hglad.storage import write_json, write_tensors
-
-
-def test_published_numbers_are_those_of_the_same_data_and_ipc():
-    table = published("cifar10", 32, 1)
-    pixels = table[table["method"] == "pixel"].set_index("objective")["accuracy_percent"]
-    assert pixels.to_dict() == {"dc": 28.3, "dm": 26.0, "mtt": 46.3}
-    assert set(table["ipc"]) == {"1"} and table["source"].str.len().min() > 0
-    assert published("digits", 16, 1).empty
-
 
 TRAINING = vars(GLAD_PROTOCOL)
 IMAGENETTE = Images("imagenette", 128)
@@ -56,6 +37,12 @@ def kept(store: Store, method: str, key: str, network: dict, label: str, **train
     return store.rows([key])
 
 
+def beside(rows: pd.DataFrame, store: Store, images: Images) -> pd.DataFrame:
+    """Published numbers that have one of ours beside them."""
+    found = published.numbers(rows, store, images)
+    return found[found["missing"] == ""].reset_index(drop=True)
+
+
 def test_own_numbers_stand_beside_those_of_the_same_method_and_network(tmp_path):
     store = Store(tmp_path)
     rows = together(
@@ -63,16 +50,13 @@ def test_own_numbers_stand_beside_those_of_the_same_method_and_network(tmp_path)
         kept(store, "single", "b", {"name": "convnet", "depth": 3}, "ConvNet-3"),
         kept(store, "k_center", "c", {"name": "convnet"}, "ConvNet-5"),
     )
-    table = beside_published(rows, store, IMAGENETTE)
+    table = beside(rows, store, IMAGENETTE)
     assert table[["method", "published_method", "published", "mean"]].values.tolist() == [
         ["single", "GLaD", 32.2, 53.0]
     ]
     assert (table["sd"][0], table["sd_networks"][0]) == pytest.approx((3**0.5, 2))
     assert table["source"][0] == "GSDD (ICLR 2026 submission), table 1 and 2"
-    assert table["spread"][0] == (
-        "spread: 95 % t interval over distillation seeds (3 seeds × 2 networks), "
-        "published: none (5 networks of one set)"
-    )
+    assert table["published_spread"][0] == "none (5 networks of one set)"
     assert table["differences"][0] == "generator: imagenet128 (published: StyleGAN-XL trained on ImageNet)"
 
 
@@ -81,7 +65,7 @@ def test_what_differs_is_named(tmp_path):
     narrow = {"name": "convnet", "width": 32}
     rows = kept(store, "single", "a", narrow, "ConvNet-5", epochs=200, ema_decay=None)
     write_card(store, "set of single", prior="digits-16")
-    (text,) = beside_published(rows, store, IMAGENETTE)["differences"]
+    (text,) = beside(rows, store, IMAGENETTE)["differences"]
     for part in (
         "convnet of width 32 (published: 128)",
         "epochs of training: 200 (published: 1000)",
@@ -90,14 +74,6 @@ def test_what_differs_is_named(tmp_path):
     ):
         assert part in text
     assert "steps" not in text and "lr of training" not in text
-
-
-def test_the_spread_over_networks_is_named_as_such(tmp_path):
-    store = Store(tmp_path)
-    rows = kept(store, "single", "a", {"name": "convnet"}, "ConvNet-5")
-    (line,) = beside_published(rows, store, IMAGENETTE, over="networks").to_dict("records")
-    assert line["interval"] == NETWORKS_NAME
-    assert line["spread"].startswith(f"spread: {NETWORKS_NAME} (3 seeds × 2 networks), ")
 
 
 def test_a_mean_over_architectures_is_that_of_the_sets_that_all_have_met(tmp_path):
@@ -109,7 +85,7 @@ def test_a_mean_over_architectures_is_that_of_the_sets_that_all_have_met(tmp_pat
     )
     rows.loc[rows["network"] == "VGG-11", "accuracy"] -= 10
     rows = rows[(rows["network"] != "VGG-11") | (rows["seed"] > 0)].assign(objective="mtt")
-    (line,) = beside_published(rows, store, IMAGENETTE).to_dict("records")
+    (line,) = beside(rows, store, IMAGENETTE).to_dict("records")
     assert line["evaluation"].startswith("cross-architecture mean")
     assert (line["mean"], line["seeds"], line["repeats"]) == (49, 2, 2)
     assert "ours without ResNet-18, ViT" in line["differences"]
@@ -124,18 +100,15 @@ def test_every_published_number_has_ours_or_the_reason_why_not(tmp_path):
         kept(store, "pixels", "b", network, "ConvNet-3").assign(objective="dc"),
         kept(store, "full", "c", network, "ConvNet-3").assign(objective=None, ipc=None),
     )
-    numbers = every_number(rows, store, Images("cifar10", 32))
-    ours, others = tables.published_beside_ours(numbers), tables.published_alone(numbers)
-    assert ours.frame[["published method", "objective", "ipc"]].values.tolist() == [
+    ours, others = tables.published_tables(published.numbers(rows, store, Images("cifar10", 32)))
+    assert ours.cells[["published method", "objective", "ipc"]].values.tolist() == [
         ["random real images", "–", "1"],
         ["pixel", "DC", "1"],
         ["pixel (DSA)", "DC", "1"],
-        ["whole training set", "–", "all"],
+        ["whole training set", "–", "all images"],
     ]
     assert ours.frame["ours"].str.startswith("53.0").all()
-    assert not ours.frame["what differs"].str.contains("spread").any()
     assert ours.notes == (
-        "Evaluation: same architecture (ConvNet-3).",
         "Our ± is a 95 % t interval over distillation seeds.",
         "The published ± is of a kind that is not on record: random real images, whole training set.",
         "The published ± is a standard deviation over networks (20 networks of each of 5 sets): "
@@ -147,18 +120,10 @@ def test_every_published_number_has_ours_or_the_reason_why_not(tmp_path):
     assert len(ours.frame) + len(others.frame) > 30
 
 
-def test_a_single_run_has_no_spread(tmp_path):
-    store = Store(tmp_path)
-    rows = kept(store, "pixels", "a", {"name": "convnet", "depth": 3}, "ConvNet-3").assign(objective="dm")
-    one = rows[(rows["seed"] == 0) & (rows["repeat"] == 0)]
-    (line,) = beside_published(one, store, Images("cifar10", 32)).to_dict("records")
-    assert line["spread"].startswith("spread: none (1 seed × 1 network), published: a standard deviation")
-
-
 def test_nothing_published_is_an_empty_table(tmp_path):
     store = Store(tmp_path)
     rows = kept(store, "single", "a", {"name": "convnet"}, "ConvNet-3")
-    assert beside_published(rows, store, Images("digits", 16)).empty
+    assert beside(rows, store, Images("digits", 16)).empty
 
 
 def test_the_data_set_is_on_the_cards_of_the_sets(tmp_path):
@@ -214,11 +179,11 @@ def test_committed_results_stand_beside_the_base_papers(capsys):
     assert "of training" not in dc and "(published: 1000)" in dc
     assert (
         "standard deviation over networks (20 networks of each of 5 sets)"
-        in table.loc[("pixel", "dc"), "spread"]
+        in table.loc[("pixel", "dc"), "published_spread"]
     )
-    assert "of a kind that is not on record" in table.loc[("pixel", "mtt"), "spread"]
+    assert "of a kind that is not on record" in table.loc[("pixel", "mtt"), "published_spread"]
     assert "siamese augmentation: none" in table.loc[("pixel (DSA)", "dc"), "differences"]
-    assert table["published"].to_dict()[("pixel", "dm")] == 26.0
+    assert table.loc[("pixel", "dm"), "published"] == 26.0
 
 
 def test_every_published_kind_of_evaluation_is_understood():

@@ -4,33 +4,23 @@ import io
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from result_frames import THREE_SEEDS, cell_rows, keep_rows, together
+from result_frames import FULL, THREE_SEEDS, baselines, cell_rows, keep_rows, together
 
-from hglad.analysis.rendering import Table, chosen_format, latex, render
-from hglad.analysis.statistics import as_cell, difference, ratio, seed_means, summarise
-from hglad.analysis.tables import cells, notes_of, result_table, select
+from hglad.analysis.cells import cells, select
+from hglad.analysis.tables import (
+    Table,
+    chosen_format,
+    difference_table,
+    differences,
+    latex,
+    result_table,
+    verdicts,
+)
 from hglad.cli import main
-from hglad.errors import HgladError
 from hglad.experiments.store import Store
 from hglad.paths import PROJECT
-
-RANDOM = {0: [30.0, 32.0], 1: [35.0, 33.0], 2: [31.0, 36.0], 5: [10.0, 10.0]}
-FULL = {0: [90.0], 1: [91.0], 2: [90.5]}
-
-
-def baselines(**marks: object) -> pd.DataFrame:
-    """Random real images at 1 image per class, and the full set."""
-    return together(
-        cell_rows(RANDOM, "random", objective=None, **marks),
-        cell_rows(FULL, "full", objective=None, **marks | {"ipc": None}),
-    )
-
-
-def keyed(*frames: pd.DataFrame) -> pd.DataFrame:
-    return together(*(frame.assign(key=f"key{i}") for i, frame in enumerate(frames)))
 
 
 @pytest.fixture
@@ -40,47 +30,6 @@ def store(tmp_path) -> Store:
     for index, part in enumerate(parts):
         keep_rows(store, f"key{index}", part, {"epochs": 5}, {"name": "convnet"}, "made")
     return store
-
-
-def test_cells_are_those_of_the_statistics():
-    rows = together(baselines(), cell_rows(THREE_SEEDS))
-    line = cells(rows).set_index("method").loc["pixels"]
-    own, random, full = (
-        seed_means(rows[rows["method"] == name], ["method"]).set_index("seed")["accuracy"]
-        for name in ("pixels", "random", "full")
-    )
-    assert as_cell(line) == as_cell(summarise(cell_rows(THREE_SEEDS), ["method"]).iloc[0])
-    gain, part = difference(own, random), ratio(own, full)
-    assert line["improvement"] == gain["mean"] == pytest.approx(53 - 98.5 / 3)
-    assert (line["improvement_low"], line["improvement_high"]) == (gain["low"], gain["high"])
-    assert (line["improvement_seeds"], line["improvement_dropped"]) == (3, 1)
-    assert line["share"] == pytest.approx(100 * 53 / 90.5)
-    assert (line["share_low"], line["share_high"]) == (100 * part["low"], 100 * part["high"])
-    assert (line["improvement_interval"], line["share_interval"]) == (gain["interval"], part["interval"])
-
-
-def test_baselines_are_those_of_the_same_network_ipc_and_scoring():
-    """A mark that says how sets are scored must be equal, also where it is missing."""
-    rows = together(
-        cell_rows(THREE_SEEDS),
-        baselines(network="ViT"),
-        baselines(augmentation="none"),
-        cell_rows(RANDOM, "random", objective=None, ipc=10),
-    )
-    line = cells(rows).set_index(["method", "network", "ipc"]).loc[("pixels", "ConvNet", 1)]
-    assert line[["improvement", "share"]].isna().all()
-    marked = together(rows, cell_rows(THREE_SEEDS, "single", augmentation="none", generator="g", layer=2))
-    line = cells(marked).set_index("method").loc["single"]
-    assert (line["improvement"], line["share"]) == pytest.approx((53 - 98.5 / 3, 100 * 53 / 90.5))
-
-
-def test_holm_counts_the_cells_that_have_a_test():
-    rows = together(baselines(), cell_rows(THREE_SEEDS), cell_rows({0: [40.0], 1: [44.0]}, "single"))
-    table = cells(rows).set_index("method")
-    assert table.loc["pixels", "improvement_p_holm"] == pytest.approx(
-        2 * table.loc["pixels", "improvement_p"]
-    )
-    assert np.isnan(table.loc["random", "improvement_p_holm"])
 
 
 def test_methods_stand_in_their_order_and_unknown_ones_last():
@@ -156,46 +105,23 @@ def test_a_negative_improvement_has_a_typographic_minus():
 @pytest.mark.parametrize(
     ("interval", "cell", "note"),
     [
-        ("t", "53.0 ± 4.3 (3×2)", "±: half width of the 95 % t interval over distillation seeds"),
+        (
+            "t",
+            "53.0 ± 4.3 (3×2)",
+            "of the 95 % t interval over distillation seeds",
+        ),
         (
             "networks",
             "53.0 ± 4.5 (3×2)",
-            "±: half width of the 95 % t interval over the networks of one set, which stands around the mean "
-            "over all sets of the cell.",
+            "networks of one set; which stands around the mean over all sets of the cell",
         ),
-        ("bootstrap", r"53.0 [51.0–54.0] (3×2)", "[low–high]: 95 % bootstrap interval"),
+        ("bootstrap", r"53.0 [51.0–54.0] (3×2)", "[low–high], of the 95 % bootstrap interval"),
     ],
 )
 def test_the_interval_is_named_below(interval, cell, note):
     table = result_table(cells(cell_rows(THREE_SEEDS), interval))
     assert table.frame["ConvNet"][0] == cell
     assert note in table.notes[0]
-
-
-def test_iterates_are_left_out_and_filters_keep_the_baselines():
-    rows = keyed(
-        baselines(),
-        cell_rows(THREE_SEEDS),
-        cell_rows(THREE_SEEDS, objective="dc"),
-        cell_rows(THREE_SEEDS, ipc=10),
-        cell_rows(THREE_SEEDS, iterate=4),
-    )
-    chosen = select(rows, "dm", 1)
-    assert sorted(chosen["method"].unique()) == ["full", "pixels", "random"]
-    assert set(chosen["objective"].dropna()) == {"dm"}
-    assert (chosen["method"] == "pixels").sum() == 6
-
-
-def test_two_results_for_one_network_are_not_averaged():
-    rows = keyed(cell_rows(THREE_SEEDS), cell_rows({1: [99.0]}))
-    with pytest.raises(HgladError, match=r"'pixels', seed 1 has several results \(key0, key1\)"):
-        select(rows)
-
-
-def test_notes_name_devices_commits_and_dates(store):
-    assert notes_of(store, store.rows()) == (
-        "Device: a processor, 1 of 2 threads. Code: commit 0123456. Computed: 2026-01-02.",
-    )
 
 
 def latex_is_balanced(text: str) -> bool:
@@ -211,7 +137,7 @@ def test_latex_escapes_its_characters():
         r"50 \% of a\_b \& 1 $\pm$ 2 (3$\times$2), $-$1--2 \textbackslash{} \{\}"
     )
     frame = pd.DataFrame({"a_b": ["100 % & {"], "ours": ["53.0 ± 4.3 (3×2)"]})
-    text = render([Table(frame, ("n = 3_4 %.",))], "latex")
+    text = Table(frame, ("n = 3_4 %.",)).text("latex")
     assert r"a\_b & ours \\" in text
     assert r"100 \% \& \{ & 53.0 $\pm$ 4.3 (3$\times$2) \\" in text
     assert r"\caption{n = 3\_4 \%.}" in text
@@ -221,7 +147,7 @@ def test_latex_escapes_its_characters():
 
 def test_markdown_keeps_its_columns():
     frame = pd.DataFrame({"method": ["a | b"], "ViT": ["50"]})
-    text = render([Table(frame, ("Note.",))], "markdown")
+    text = Table(frame, ("Note.",)).text("markdown")
     header, rule, line, *rest = text.splitlines()
     assert re.split(r"\s*(?<!\\)\|\s*", line)[1:-1] == [r"a \| b", "50"]
     assert rest == ["", "Note."]
@@ -229,7 +155,7 @@ def test_markdown_keeps_its_columns():
 
 def test_an_empty_table_is_its_notes():
     empty = Table(pd.DataFrame(), ("Nothing.",))
-    assert [render([empty], form) for form in ("text", "markdown", "latex")] == [
+    assert [empty.text(form) for form in ("text", "markdown", "latex")] == [
         "Nothing.\n",
         "Nothing.\n",
         "% Nothing.\n",
@@ -301,7 +227,6 @@ def test_a_profile_s_file_names_the_runs_that_it_plans(tmp_path, monkeypatch, ca
         ("table results --objective dmm", "no results of objective 'dmm': did you mean 'dm'?"),
         ("table results --ipc 7", "no results of ipc '7': expected one of 1"),
         ("table results --interval bootstrp", "unknown interval 'bootstrp': did you mean 'bootstrap'?"),
-        ("table results --format latx", "unknown format 'latx': did you mean 'latex'?"),
         (
             "table results --format latex --out a.md",
             "cannot write a.md as latex: expected a name that ends in .tex",
@@ -324,3 +249,35 @@ def test_bad_input_is_one_line(store, monkeypatch, capsys, words, message):
     assert error.startswith("hglad: ") and error.count("\n") == 1
     assert message in error
     assert sorted(path.name for path in Path().iterdir()) == ["empty", "results"]
+
+
+def test_a_page_shows_a_table_as_escaped_html_with_its_notes():
+    frame = pd.DataFrame({"method": ["single"], "ipc": [10.0], "text": ["a < b"], "none": [None]})
+    table = Table(frame, ("n < 3.",), {"ipc": "{:.0f} images"})
+    html = table._repr_html_()
+    assert "a &lt; b" in html and "<li>n &lt; 3.</li>" in html and "GLaD" in html
+    assert repr(table).split("\n")[1].split() == ["GLaD", "10", "images", "a", "<", "b", "–"]
+    assert html == Table(frame, ("n < 3.",), {"ipc": "{:.0f} images"})._repr_html_()
+    assert Table(frame.head(0), ("None.",))._repr_html_() == "<ul><li>None.</li></ul>"
+
+
+def test_differences_are_paired_with_the_baselines_of_every_objective_and_sorted_by_their_side():
+    better = {seed: [value + 2 + 0.1 * seed for value in values] for seed, values in THREE_SEEDS.items()}
+    rows = together(
+        cell_rows(THREE_SEEDS, "random", objective=None),
+        cell_rows(better),
+        cell_rows(THREE_SEEDS, objective="dc"),
+        cell_rows({0: [49.0], 1: [52.0]}, "single"),
+    )
+    found = differences(rows, [("pixels", "random"), ("single", "random"), ("herding", "random")])
+    shown = difference_table(found).cells
+    assert shown["objective"].tolist() == ["DM", "DC", "DM"]
+    assert shown["mean (points)"].tolist() == ["+2.1", "0.0", "−2.0"]
+    assert shown["95 % interval"].tolist() == ["+1.9 to +2.3", "0.0 to 0.0", "–"]
+    assert verdicts(found).lines == [
+        "Above 0, the first is more accurate: pixels − random real (DM, ipc 1, +2.1, +1.9 to +2.3, n = 3).",
+        "Around 0, not told apart with these seeds: pixels − random real "
+        "(DC, ipc 1, 0.0, 0.0 to 0.0, n = 3).",
+        "Too few seeds for an interval: GLaD − random real (DM, ipc 1, −2.0, n = 2).",
+    ]
+    assert difference_table(differences(rows, [("herding", "random")])).notes

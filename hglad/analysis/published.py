@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from hglad.analysis.labels import LABELS
-from hglad.analysis.statistics import equal, summarise
+from hglad.analysis import LABELS
+from hglad.analysis.cells import cell_columns, main_rows
+from hglad.analysis.statistics import equal, summarize
 from hglad.errors import HgladError
 from hglad.evaluation.sets import images_left_out
 from hglad.evaluation.training import protocol
-from hglad.experiments.store import Store, cell_columns, main_rows
 from hglad.networks.convnet import default_depth
 from hglad.paths import PROJECT
 from hglad.settings import DSA
@@ -35,44 +35,22 @@ NETWORKS = {"AlexNet": "alexnet", "VGG-11": "vgg11", "ResNet-18": "resnet18", "V
 SAME = re.compile(r"same architecture \(ConvNet-(\d+)\)")
 CROSS = re.compile(r"cross-architecture mean \((.+)\)")
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a published set was scored."""
-
-    protocol: str
-    """Training of the networks, in `hglad.settings.PROTOCOLS`."""
-    networks: str
-    """Networks behind the number; its spread is a standard deviation over them."""
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """How a published set was made; none is not on record."""
-
-    steps: int
-    """Steps of the search."""
-    augmentation: str | None = None
-    """Siamese augmentation; "" for none."""
-
-
-MANY = "20 networks of each of 5 sets"
-GLAD = Evaluation("glad", "5 networks of one set")
-EVALUATIONS = {  # by method, objective and data set, or by the method alone
-    "GLaD": GLAD,
-    "H-GLaD": GLAD,
-    ("pixel", "dc", "cifar10"): Evaluation("dc", MANY),
-    ("pixel (DSA)", "dc", "cifar10"): Evaluation("dm", MANY),
-    ("pixel", "dm", "cifar10"): Evaluation("dm", MANY),
+MANY, ONE = "20 networks of each of 5 sets", "5 networks of one set"
+EVALUATIONS = {  # by method, objective and data set, or by the method alone: protocol, networks behind a number
+    "GLaD": ("glad", ONE),
+    "H-GLaD": ("glad", ONE),
+    ("pixel", "dc", "cifar10"): ("dc", MANY),
+    ("pixel (DSA)", "dc", "cifar10"): ("dm", MANY),
+    ("pixel", "dm", "cifar10"): ("dm", MANY),
 }
-DISTILLATIONS = {
-    ("GLaD", "dc"): Distillation(1000),
-    ("GLaD", "dm"): Distillation(1000),
-    ("GLaD", "mtt"): Distillation(5000),
-    ("pixel", "dc", "cifar10"): Distillation(1000, ""),
-    ("pixel (DSA)", "dc", "cifar10"): Distillation(1000, DSA),
-    ("pixel", "dm", "cifar10"): Distillation(20000, DSA),
-    ("pixel", "mtt", "cifar10"): Distillation(5000),
+DISTILLATIONS = {  # steps, siamese augmentation where it is on record ("" for none)
+    ("GLaD", "dc"): (1000, None),
+    ("GLaD", "dm"): (1000, None),
+    ("GLaD", "mtt"): (5000, None),
+    ("pixel", "dc", "cifar10"): (1000, ""),
+    ("pixel (DSA)", "dc", "cifar10"): (1000, DSA),
+    ("pixel", "dm", "cifar10"): (20000, DSA),
+    ("pixel", "mtt", "cifar10"): (5000, None),
 }
 
 
@@ -86,232 +64,171 @@ class Images:
     """Height and width in pixels."""
 
 
-def published(dataset: str, resolution: int, ipc: int) -> pd.DataFrame:
-    """Accuracies that papers report for a ConvNet of the surrogate's kind, from `data/published.csv`.
-
-    Returns:
-        Columns of the file; `source` names the paper. Empty where nothing was published.
-    """
-    table = _all_published(Images(dataset, resolution))
-    return table[table["evaluation"].str.startswith("same architecture") & (table["ipc"] == str(ipc))]
-
-
-def _all_published(images: Images) -> pd.DataFrame:
-    table = pd.read_csv(PROJECT / "data" / "published.csv", dtype={"ipc": str})
-    return table[(table["dataset"] == images.dataset) & (table["resolution"] == images.resolution)]
-
-
-def images_of(store: Store, keys: list[str]) -> Images:
+def images_of(store, keys: list[str]) -> Images:
     """Data set of evaluations, from their provenance, or from the cards of the sets behind older ones.
 
     Raises:
         HgladError: neither, or several data sets.
     """
-    folders = [store.set_folder(key) for key in _sets(store, keys) if _card(store, key)]
-    found = {images for folder in folders if (images := _images(folder))}
     recorded = [record["images"] for record in store.provenance(keys) if "images" in record]
-    found |= {Images(each["dataset"], each["shape"][-1]) for each in recorded}
+    found = {Images(each["dataset"], each["shape"][-1]) for each in recorded}
+    for folder, card in _cards(store, keys):
+        data = card["settings"]["data"]
+        name = Path(data["root"]).name if data["name"] == "folder" else data["name"]
+        if data.get("resolution") is not None:
+            found.add(Images(name, data["resolution"]))
+        elif not images_left_out(folder):  # of the data's own resolution
+            with safe_open(folder / "distilled.safetensors", "np") as file:
+                found.add(Images(name, file.get_slice("images").get_shape()[-1]))
     if len(found) != 1:
         what = ", ".join(sorted(f"{each.dataset} at {each.resolution} px" for each in found)) or "no data set"
         raise HgladError(f"the results in {store.root} are of {what}: expected one for published numbers")
     return found.pop()
 
 
-def _images(folder: Path) -> Images | None:
-    """Of a set; none where its resolution was that of the data and its images were left out."""
-    settings = read_json(folder / "card.json")["settings"]["data"]
-    name = Path(settings["root"]).name if settings["name"] == "folder" else settings["name"]
-    if settings.get("resolution") is None:
-        if images_left_out(folder):
-            return None
-        with safe_open(folder / "distilled.safetensors", "np") as file:
-            return Images(name, file.get_slice("images").get_shape()[-1])
-    return Images(name, settings["resolution"])
+def _cards(store, keys: list[str]) -> list[tuple[Path, dict]]:
+    """Folders and cards of the sets behind evaluations; not of baselines and of sets that other code made."""
+    folders = {store.set_folder(str(record.get("set"))) for record in store.provenance(keys)}
+    files = [folder / "card.json" for folder in sorted(folders) if (folder / "card.json").is_file()]
+    return [(file.parent, card) for file in files if "settings" in (card := read_json(file))]
 
 
-def _sets(store: Store, keys: list[str]) -> list[str]:
-    return list(dict.fromkeys(str(record.get("set")) for record in store.provenance(keys)))
-
-
-def _card(store: Store, key: str) -> dict | None:
-    """Card of a set with settings; none for baselines and for sets that other code made."""
-    file = store.set_folder(key) / "card.json"
-    card = read_json(file) if file.is_file() else {}
-    return card if "settings" in card else None
-
-
-def beside_published(
-    rows: pd.DataFrame, store: Store, images: Images, interval: str = "t", over: str = "seeds"
+def numbers(
+    rows: pd.DataFrame, store, images: Images, interval: str = "t", over: str = "seeds"
 ) -> pd.DataFrame:
-    """Own results beside what was published for the same data set, resolution, ipc and kind of evaluation.
+    """All that was published for a data set and resolution, with own results of the same kind or without.
 
     Args:
         rows: result rows with their `key`.
         store: where they come from.
         images: data set and resolution.
-        interval, over: as in `statistics.summarise`.
+        interval, over: as in `statistics.summarize`.
 
     Returns:
-        One row per own cell and published number: columns of the cell, those of `summarise`, `sd_networks`
-        (over the networks of one set), `published`, `published_sd`, `published_method`, `evaluation`,
-        `source`, `spread` (what is behind the ± of both), `published_spread` (of theirs alone),
-        `differences`. Empty where nothing was published.
+        One row per published number and own cell that it is about: columns of the cell, those of `summarize`,
+        `sd_networks` (over the networks of one set); `published`, `published_sd`, `published_method`,
+        `evaluation`, `source`, `published_spread` (what is behind its ±),
+        `differences`; `missing`: why there is no own result, or "". Empty where nothing was published.
     """
-    numbers = _all_published(images).to_dict("records")
-    return pd.DataFrame(
-        [line for number in numbers for line in _beside(number, rows, store, images, interval, over)]
-    )
-
-
-def every_number(rows: pd.DataFrame, store: Store, images: Images) -> pd.DataFrame:
-    """All that was published for a data set and resolution, as `beside_published`, with ours or without.
-
-    Returns:
-        Its columns, those of own results nan where there are none, and `missing`: why there are none, or "".
-    """
+    table = pd.read_csv(PROJECT / "data" / "published.csv", dtype={"ipc": str})
+    table = table[(table["dataset"] == images.dataset) & (table["resolution"] == images.resolution)]
     lines = []
-    for number in _all_published(images).to_dict("records"):
-        own = _beside(number, rows, store, images, "t", "seeds")
+    for number in table.to_dict("records"):
+        theirs = _on_record(EVALUATIONS, number)
+        kind = "a standard deviation over networks" if theirs else "of a kind that is not on record"
+        behind = f" ({theirs[1]})" if theirs else ""
+        published = {
+            "published": number["accuracy_percent"],
+            "published_sd": number["std"],
+            "published_spread": f"{'none' if pd.isna(number['std']) else kind}{behind}",
+            "published_method": number["method"],
+            "evaluation": number["evaluation"],
+            "source": number["source"],
+        }
+        own = _own(number, rows, store, images, interval, over)
         known = number["method"] in OURS or number["method"] in LABELS
         why = "not measured in this profile" if known else "not a method of this project"
         objective = None if number["objective"] == "none" else number["objective"]
-        none = {"objective": objective, "ipc": number["ipc"], "missing": why}
-        lines += [line | {"missing": ""} for line in own] or [none | _published_part(number)]
-    return pd.DataFrame(lines)
+        lines += [line | published | {"missing": ""} for line in own] or [
+            {"objective": objective, "ipc": number["ipc"], "missing": why} | published
+        ]
+    return pd.DataFrame(lines, columns=None if lines else ["missing"])
 
 
-def _beside(
-    number: dict, rows: pd.DataFrame, store: Store, images: Images, interval: str, over: str
-) -> list[dict]:
+def _on_record(table: dict, number: dict) -> tuple | None:
+    """What is on record of a published number: of this data set, of the objective, of the method."""
+    key = (number["method"], number["objective"], number["dataset"])
+    return table.get(key) or table.get(key[:2]) or table.get(key[0])
+
+
+def _own(number: dict, rows: pd.DataFrame, store, images: Images, interval: str, over: str) -> list[dict]:
     """A line for each own cell that a published number is about."""
-    own, lines = _comparable(rows, number, store, images), []
+    own = _comparable(rows, number, store, images)
     if own.empty:
         return []
     cell = [name for name in cell_columns(own) if name != "network"]
-    table = summarise(own, cell, interval, over)
-    table = table.merge(summarise(own, cell, over="networks")[[*cell, "sd"]], on=cell).rename(
-        columns={"sd_x": "sd", "sd_y": "sd_networks"}
-    )
-    for line in table.to_dict("records"):
+    table = summarize(own, cell, interval, over)
+    networks = summarize(own, cell, over="networks")[[*cell, "sd"]].rename(columns={"sd": "sd_networks"})
+    lines = table.merge(networks, on=cell).to_dict("records")
+    for line in lines:
         mine = own[np.logical_and.reduce([equal(own[name], line[name]) for name in cell])]
-        comparison = {
-            "spread": _spread_text(number, line),
-            "differences": "; ".join(_differences(number, mine, store)),
-        }
-        lines.append(line | _published_part(number) | comparison)
+        line["differences"] = "; ".join(_differences(number, mine, store))
     return lines
 
 
-def _published_part(number: dict) -> dict:
-    return {
-        "published": number["accuracy_percent"],
-        "published_sd": number["std"],
-        "published_spread": _published_spread(number),
-        "published_method": number["method"],
-        "evaluation": number["evaluation"],
-        "source": number["source"],
-    }
-
-
-def _comparable(rows: pd.DataFrame, number: dict, store: Store, images: Images) -> pd.DataFrame:
+def _comparable(rows: pd.DataFrame, number: dict, store, images: Images) -> pd.DataFrame:
     """Own rows that a published number is about; the mean over networks for a cross-architecture mean.
 
     Their column `keys` names the evaluations behind each.
     """
     rows = main_rows(rows)
     wanted = rows["method"] == OURS.get(number["method"], number["method"])
-    objective = None if number["objective"] == "none" else number["objective"]
-    wanted &= equal(rows["objective"], objective)
+    wanted &= equal(rows["objective"], None if number["objective"] == "none" else number["objective"])
     wanted &= equal(rows["ipc"], None if number["ipc"] == "all" else int(number["ipc"]))
     rows = rows[wanted]
     options = {key: store.provenance([key])[0]["settings"]["network"] for key in rows["key"].unique()}
     same, cross = SAME.match(number["evaluation"]), CROSS.match(number["evaluation"])
     if same:
-        depth, shape = int(same[1]), (3, images.resolution, images.resolution)
-        chosen = [key for key, own in options.items() if _is_convnet(own, depth, shape)]
-        rows = rows[rows["key"].isin(chosen)]
+        usual = default_depth((3, images.resolution, images.resolution))
+        depths = {k: own.get("depth") or usual for k, own in options.items() if own["name"] == "convnet"}
+        rows = rows[rows["key"].map(depths) == int(same[1])]
         return rows.assign(keys=[(key,) for key in rows["key"]])
     names = [NETWORKS[label] for label in cross[1].split(", ")]
-    return _over_architectures(
-        rows[rows["key"].isin([k for k, own in options.items() if own["name"] in names])]
-    )
-
-
-def _is_convnet(options: dict, depth: int, shape: tuple[int, int, int]) -> bool:
-    return options["name"] == "convnet" and (options.get("depth") or default_depth(shape)) == depth
-
-
-def _over_architectures(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per set and repeat: the mean over the architectures, of the sets that all of them have met."""
+    rows = rows[rows["key"].isin([key for key, own in options.items() if own["name"] in names])]
+    # one row per set and repeat: the mean over the architectures, of the sets that all of them have met
     place = [*(name for name in cell_columns(rows) if name != "network"), "seed", "repeat"]
     met = rows.groupby(place, sort=False, dropna=False)["network"].transform("nunique")
     groups = rows[met == rows["network"].nunique()].groupby(place, sort=False, dropna=False)
     return groups.agg(accuracy=("accuracy", "mean"), keys=("key", tuple)).reset_index()
 
 
-def _differences(number: dict, own: pd.DataFrame, store: Store) -> list[str]:
+def _differences(number: dict, own: pd.DataFrame, store) -> list[str]:
     """What is on record on both sides and differs; what is not on record of the source is said."""
     keys = list(dict.fromkeys(own["keys"].explode()))
-    records = store.provenance(keys)
+    records, cards = store.provenance(keys), [card for _, card in _cards(store, keys)]
+    networks = list({str(r["settings"]["network"]): r["settings"]["network"] for r in records}.values())
+    texts = []
+    for network in networks:
+        usual = 128 if network["name"] == "convnet" else 1.0
+        if network.get("width", usual) != usual:
+            texts.append(f"{network['name']} of width {network['width']:g} (published: {usual:g})")
+    cross = CROSS.match(number["evaluation"])
+    there = {network["name"] for network in networks}
+    missing = [label for label in cross[1].split(", ") if NETWORKS[label] not in there] if cross else []
+    texts += [f"ours without {', '.join(missing)}"] if missing else []
     theirs = _on_record(EVALUATIONS, number)
-    texts = _network_texts(number, records)
     if theirs is None:
         texts.append("training of the networks: not on record for this source")
-    else:
-        texts += _training_texts(theirs.protocol, records)
-    cards = [card for key in _sets(store, keys) if (card := _card(store, key))]
-    return texts + _distillation_texts(number, cards)
-
-
-def _on_record(table: dict, number: dict) -> Evaluation | Distillation | None:
-    """What is on record of a published number: of this data set, of the objective, of the method."""
-    key = (number["method"], number["objective"], number["dataset"])
-    return table.get(key) or table.get(key[:2]) or table.get(key[0])
-
-
-def _spread_text(number: dict, line: dict) -> str:
-    count = " × ".join(f"{n} {part}{'s' * (n != 1)}" for n, part in _behind(line))
-    ours = f"none ({count})" if line["interval"] == "none" else f"{line['interval']} ({count})"
-    return f"spread: {ours}, published: {_published_spread(number)}"
-
-
-def _behind(line: dict) -> tuple[tuple[int, str], ...]:
-    return (line["seeds"], "seed"), (line["repeats"], "network")
-
-
-def _published_spread(number: dict) -> str:
-    theirs = _on_record(EVALUATIONS, number)
-    kind = "a standard deviation over networks" if theirs else "of a kind that is not on record"
-    behind = f" ({theirs.networks})" if theirs else ""
-    return f"{'none' if pd.isna(number['std']) else kind}{behind}"
-
-
-def _network_texts(number: dict, records: list[dict]) -> list[str]:
-    options = list({str(r["settings"]["network"]): r["settings"]["network"] for r in records}.values())
-    texts, cross = [], CROSS.match(number["evaluation"])
-    for own in options:
-        usual = 128 if own["name"] == "convnet" else 1.0
-        if own.get("width", usual) != usual:
-            texts.append(f"{own['name']} of width {own['width']:g} (published: {usual:g})")
-    if cross:
-        there = {own["name"] for own in options}
-        missing = [label for label in cross[1].split(", ") if NETWORKS[label] not in there]
-        texts += [f"ours without {', '.join(missing)}"] if missing else []
+    for field in records[0]["settings"]["training"] if theirs else ():
+        pairs = [
+            (
+                record["settings"]["training"].get(field),
+                getattr(protocol(theirs[0], record["settings"]["network"]["name"]), field),
+            )
+            for record in records
+        ]
+        differ = [pair for pair in pairs if pair[0] != pair[1]]
+        if differ:
+            ours, published = (
+                dict.fromkeys(_plain(value, field) for value in side) for side in zip(*differ, strict=True)
+            )
+            texts.append(f"{field} of training: {', '.join(ours)} (published: {', '.join(published)})")
+    steps, augmentation = _on_record(DISTILLATIONS, number) or (None, None)
+    made = {
+        "steps": (steps, {sum(stage["steps"] for stage in card["stages"]) for card in cards}),
+        "siamese augmentation": (
+            augmentation,
+            {card["settings"]["surrogate"]["augmentation"] for card in cards},
+        ),
+    }
+    for name, (published, found) in made.items():
+        if published is not None and found - {published}:
+            ours = " or ".join(_plain(value, name) for value in sorted(found))
+            texts.append(f"{name}: {ours} (published: {_plain(published, name)})")
+    priors = sorted({Path(card["settings"]["prior"]).stem for card in cards})
+    if number["method"] in ("GLaD", "H-GLaD") and priors:
+        texts.append(f"generator: {', '.join(priors)} (published: StyleGAN-XL trained on ImageNet)")
     return texts
-
-
-def _training_texts(name: str, records: list[dict]) -> list[str]:
-    """Settings of the evaluation's training that are not those of the named protocol."""
-    found: dict[str, dict[str, str]] = {}
-    for record in records:
-        ours = record["settings"]["training"]
-        for field, theirs in vars(protocol(name, record["settings"]["network"]["name"])).items():
-            if field in ours and ours[field] != theirs:
-                found.setdefault(field, {})[_plain(ours[field], field)] = _plain(theirs, field)
-    return [
-        f"{field} of training: {', '.join(values)} (published: {', '.join(dict.fromkeys(values.values()))})"
-        for field, values in found.items()
-    ]
 
 
 def _plain(value: object, field: str = "") -> str:
@@ -319,24 +236,3 @@ def _plain(value: object, field: str = "") -> str:
         return f"{value:g}"
     text = "none" if value in (None, "") else str(value)
     return text.replace("_", ", ") if "augmentation" in field else text
-
-
-def _distillation_texts(number: dict, cards: list[dict]) -> list[str]:
-    """Steps, siamese augmentation and generator on the cards of the sets."""
-    texts, theirs = [], _on_record(DISTILLATIONS, number)
-    if theirs and cards:
-        steps = sorted({sum(stage["steps"] for stage in card["stages"]) for card in cards})
-        texts += _differing("steps", steps, theirs.steps)
-        found = sorted({card["settings"]["surrogate"]["augmentation"] for card in cards})
-        if theirs.augmentation is not None:
-            texts += _differing("siamese augmentation", found, theirs.augmentation)
-    priors = sorted({Path(card["settings"]["prior"]).stem for card in cards})
-    if number["method"] in ("GLaD", "H-GLaD") and priors:
-        texts.append(f"generator: {', '.join(priors)} (published: StyleGAN-XL trained on ImageNet)")
-    return texts
-
-
-def _differing(name: str, ours: list, theirs: object) -> list[str]:
-    if ours == [theirs]:
-        return []
-    return [f"{name}: {' or '.join(_plain(own, name) for own in ours)} (published: {_plain(theirs, name)})"]

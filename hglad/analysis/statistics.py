@@ -2,12 +2,12 @@
 
 A distilled set comes from one distillation seed (n of them) and trains several networks (m repeats). The
 repeats are averaged first, so that intervals speak of new distillation runs. The spread over the networks of
-one set is another quantity; it is given only where `over="networks"` asks for it.
+one set is another quantity; it is given only where `over="networks"` asks for it. Below three seeds nothing
+is said of other runs: two values have a t interval 13 times as wide as their deviation.
 """
 
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,10 @@ from hglad.errors import HgladError
 from hglad.settings import suggestion
 
 CONFIDENCE = 0.95
-INTERVALS = ("t", "bootstrap")
-OVER = ("seeds", "networks")
-RESAMPLES = 9999
-BOOTSTRAP_SEED = 0  # of every interval anew, so that it does not depend on what was computed before
+FEWEST = 3
+"""Seeds below which there is no interval."""
+INTERVALS = {"t": ("t", "seeds"), "bootstrap": ("bootstrap", "seeds"), "networks": ("t", "networks")}
+"""What an interval is called where it is asked for, and what `summarize` is given for it."""
 NO_INTERVAL = "none"
 SEEDS_NAME = "95 % t interval over distillation seeds"
 NETWORKS_NAME = "95 % t interval over the networks of one set"
@@ -37,24 +37,27 @@ def equal(column: pd.Series, value: object) -> pd.Series:
     return column.isna() if pd.isna(value) else column == value
 
 
-def summarise(rows: pd.DataFrame, by: list[str], interval: str = "t", over: str = "seeds") -> pd.DataFrame:
+def summarize(rows: pd.DataFrame, by: list[str], interval: str = "t", over: str = "seeds") -> pd.DataFrame:
     """Mean accuracy over distillation seeds with an interval.
 
     Args:
         rows: result rows; accuracy in percent.
         by: columns whose values tell the groups apart.
-        interval: "t", or "bootstrap" (needs 3 seeds; with fewer than about 10 it is too narrow).
+        interval: "t", or "bootstrap" (with fewer than about 10 seeds it is too narrow).
         over: "seeds", or "networks" for the spread over the networks of one set: `sd` and interval then are
             those within a set, pooled over the sets of the group. What GLaD publishes is such an `sd`.
 
     Returns:
-        One row per group: `mean`, `low`, `high` (95 %), `sd`, `seeds` (n), `repeats` (m) and the name of the
-        interval in `interval`; bounds are nan and the name is "none" where there are too few values.
+        One row per group: `mean`, `low`, `high` (95 %, cut at 0 and 100), `sd`, `seeds` (n), `repeats` (m)
+        and the name of the interval in `interval`; bounds are nan and the name is "none" where there are too
+        few values.
 
     Raises:
         HgladError: unknown interval, or a bootstrap over networks.
     """
-    _check_interval(interval, over)
+    if (interval, over) not in INTERVALS.values():
+        known = "'t' over seeds or networks, 'bootstrap' over seeds"
+        raise HgladError(f"unknown interval '{interval}' over {over}: expected {known}")
     means = seed_means(rows, by).groupby(by, sort=False, dropna=False)
     table = means.agg(
         mean=("accuracy", "mean"),
@@ -63,22 +66,50 @@ def summarise(rows: pd.DataFrame, by: list[str], interval: str = "t", over: str 
         repeats=("repeats", "max"),
     ).reset_index()
     if over == "networks":
-        return _over_networks(rows, by, table)
-    if interval == "bootstrap":
-        bounds = [bootstrap_interval(values.to_numpy()) for _, values in means["accuracy"]]
-        return table.assign(**dict(zip(("low", "high", "interval"), zip(*bounds, strict=True), strict=True)))
-    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
-    names = np.where(table["seeds"] > 1, SEEDS_NAME, NO_INTERVAL)
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half, interval=names)
+        return _cut(_over_networks(rows, by, table))
+    estimate = bootstrap_interval if interval == "bootstrap" else t_interval
+    bounds = pd.DataFrame([estimate(values) for _, values in means["accuracy"]], index=table.index)
+    return _cut(table.assign(low=bounds["low"], high=bounds["high"], interval=bounds["interval"]))
 
 
-def _check_interval(interval: str, over: str) -> None:
-    if interval not in INTERVALS:
-        raise HgladError(f"unknown interval '{interval}': {suggestion(interval, INTERVALS)}")
-    if over not in OVER:
-        raise HgladError(f"an interval over '{over}' is not known: {suggestion(over, OVER)}")
-    if over == "networks" and interval != "t":
-        raise HgladError(f"interval is '{interval}' over networks: expected 't', bootstrap is over seeds")
+def _cut(table: pd.DataFrame) -> pd.DataFrame:
+    """Intervals of accuracies do not reach beyond what an accuracy can be."""
+    return table.assign(low=table["low"].clip(0, 100), high=table["high"].clip(0, 100))
+
+
+def t_interval(values: Sequence[float]) -> dict[str, object]:
+    """95 % t interval of a mean over seeds: `low`, `high`, `interval`; nan and "none" below three values."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < FEWEST:
+        return {"low": np.nan, "high": np.nan, "interval": NO_INTERVAL}
+    if np.ptp(values) == 0:
+        return {"low": values[0], "high": values[0], "interval": SEEDS_NAME}
+    found = scipy.stats.ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return {"low": float(found.low), "high": float(found.high), "interval": SEEDS_NAME}
+
+
+def bootstrap_interval(values: Sequence[float], method: str = "BCa") -> dict[str, object]:
+    """As `t_interval` by resampling: BCa (Efron 1987), or by percentiles where BCa does not exist.
+
+    The draws are those of one seed, so that an interval does not depend on what was computed before.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < FEWEST:
+        return {"low": np.nan, "high": np.nan, "interval": NO_INTERVAL}
+    for name in dict.fromkeys((method, "percentile")):  # BCa is undefined for values that are all equal
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            found = scipy.stats.bootstrap(
+                (values,), np.mean, confidence_level=CONFIDENCE, method=name, rng=np.random.default_rng(0)
+            )
+        low, high = map(float, found.confidence_interval)
+        if np.isfinite([low, high]).all():
+            break
+    return {
+        "low": low,
+        "high": high,
+        "interval": f"95 % bootstrap interval ({name}) over distillation seeds",
+    }
 
 
 def _over_networks(rows: pd.DataFrame, by: list[str], table: pd.DataFrame) -> pd.DataFrame:
@@ -98,34 +129,12 @@ def t_factor(n: pd.Series | int) -> np.ndarray:
     return scipy.stats.t.ppf((1 + CONFIDENCE) / 2, np.where(n > 1, n - 1, np.nan))
 
 
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float, str]:
-    """95 % bootstrap interval of a mean: BCa (Efron 1987), or by percentiles where BCa does not exist.
-
-    Returns:
-        Bounds and name; nan and "none" for fewer than 3 values.
-    """
-    if len(values) < 3:
-        return np.nan, np.nan, NO_INTERVAL
-    for method in ("BCa", "percentile"):  # BCa is undefined for values that are all equal
-        rng = np.random.default_rng(BOOTSTRAP_SEED)
-        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-            found = scipy.stats.bootstrap(
-                (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method=method, rng=rng
-            )
-        low, high = found.confidence_interval
-        if np.isfinite([low, high]).all():
-            break
-    return float(low), float(high), f"95 % bootstrap interval ({method}) over distillation seeds"
-
-
 def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.DataFrame:
     """Difference `first` - `second` in accuracy over shared distillation seeds, with a paired t interval.
 
     Returns:
-        One row per group with shared seeds: `mean`, `low`, `high` (95 %, points), `sd`, `seeds` (n),
-        `dropped` (seeds that only one of the two has), `p` of the two-sided paired t test, `effect`
-        (`hedges_g_z`), `comparison`.
+        One row per group with shared seeds: columns of `by`, `first`, `second`, and those of `estimate` of
+        the differences, with `dropped` (seeds that only one of the two has).
 
     Raises:
         HgladError: a method that has no rows.
@@ -135,29 +144,50 @@ def paired(rows: pd.DataFrame, first: str, second: str, by: list[str]) -> pd.Dat
         if method not in methods:
             raise HgladError(f"no results of method '{method}': {suggestion(method, methods)}")
     wide = seed_means(rows, [*by, "method"]).pivot_table(
-        index=[*by, "seed"], columns="method", values="accuracy"
+        index=[*by, "seed"], columns="method", values="accuracy", sort=False
     )
-    wide = wide[[first, second]].dropna(how="all")
-    difference = (wide[first] - wide[second]).rename("difference").reset_index()
-    groups = difference.groupby(by, sort=False)["difference"]
-    table = groups.agg(mean="mean", sd="std", seeds="count", values="size").reset_index()
-    table = table[table["seeds"] > 0].reset_index(drop=True)
-    table["dropped"] = table.pop("values") - table["seeds"]
-    table = table.assign(
-        p=paired_p(table["mean"], table["sd"], table["seeds"]),
-        effect=hedges_g_z(table["mean"], table["sd"], table["seeds"]),
+    difference = (wide[first] - wide[second])[wide[[first, second]].notna().any(axis=1)]
+    lines = []
+    for place, values in difference.groupby(level=by, sort=False):
+        if values.notna().any():
+            place = dict(zip(by, np.atleast_1d(np.array(place, dtype=object)), strict=True))
+            lines.append(place | {"first": first, "second": second} | estimate(values))
+    return pd.DataFrame(lines)
+
+
+def estimate(values: pd.Series) -> dict[str, object]:
+    """What values by seed say of their mean; those that are nan are counted in `dropped`.
+
+    Returns:
+        `mean`, `sd`, `seeds` (n), `dropped`, `low`, `high` (95 % t interval), `interval` (its name), `p` (of
+        the two-sided t test against 0), `effect` (`hedges_g_z`); nan and "none" where seeds are too few.
+    """
+    known = values.dropna()
+    n, mean, sd = len(known), known.mean(), known.std()
+    spread = n >= FEWEST and sd > 0
+    return {
+        "mean": mean,
+        "sd": sd,
+        "seeds": n,
+        "dropped": len(values) - n,
+        **t_interval(known),
+        "p": scipy.stats.ttest_1samp(known, 0).pvalue if spread else np.nan,
+        "effect": hedges_g_z(mean, sd, n) if spread else np.nan,
+    }
+
+
+def hedges_g_z(mean: float, sd: float, n: int) -> float:
+    """Effect size of paired differences: Cohen's d_z = mean / sd, times Hedges' exact factor for few seeds.
+
+    The factor is gamma(v/2) / (sqrt(v/2) gamma((v-1)/2)) with v = n - 1 (Hedges 1981).
+    """
+    v = n - 1
+    return (
+        mean / sd * np.exp(scipy.special.gammaln(v / 2) - scipy.special.gammaln((v - 1) / 2)) / np.sqrt(v / 2)
     )
-    half = t_factor(table["seeds"]) * table["sd"] / np.sqrt(table["seeds"])
-    return table.assign(low=table["mean"] - half, high=table["mean"] + half, comparison=f"{first} - {second}")
 
 
-def paired_p(mean: pd.Series | float, sd: pd.Series, n: pd.Series | int) -> np.ndarray:
-    """P value of the two-sided paired t test; nan for one seed, or differences that are all equal."""
-    statistic = mean / sd.where(sd > 0) * np.sqrt(n)
-    return 2 * scipy.stats.t.sf(np.abs(statistic), np.where(n > 1, n - 1, np.nan))
-
-
-def detectable(sd: pd.Series | float, n: pd.Series | int, power: float = 0.8) -> np.ndarray:
+def detectable(sd: float, n: int, power: float = 0.8) -> float:
     """Smallest true difference that a two-sided paired t test at 5 % finds with a given probability.
 
     Args:
@@ -166,45 +196,23 @@ def detectable(sd: pd.Series | float, n: pd.Series | int, power: float = 0.8) ->
         power: that probability; 0.8 by convention (Cohen 1988).
 
     Returns:
-        The difference, in the unit of `sd`; nan for a single pair.
+        The difference, in the unit of `sd`; nan below three pairs.
     """
-    return np.asarray(sd) * [_detectable_effect(int(each), power) for each in np.atleast_1d(n)]
+    from statsmodels.stats.power import tt_solve_power  # takes a second
 
-
-@lru_cache
-def _detectable_effect(n: int, power: float) -> float:
-    """As `detectable` for a standard deviation of 1."""
-    if n < 2:
+    if n < FEWEST:
         return np.nan
-    quantiles = (np.arange(10_000) + 0.5) / 10_000
-    scales = scipy.stats.chi(n - 1).ppf(quantiles) / np.sqrt(n - 1)  # measured over true deviation
-    limits = t_factor(n) * scales
-
-    def missing(effect: float) -> float:
-        shift = effect * np.sqrt(n)
-        return scipy.stats.norm.sf(limits - shift).mean() + scipy.stats.norm.sf(limits + shift).mean() - power
-
-    return scipy.optimize.brentq(missing, 0, 1000)
-
-
-def hedges_g_z(mean: pd.Series, sd: pd.Series, n: pd.Series) -> pd.Series:
-    """Effect size of paired differences: Cohen's d_z = mean / sd, times Hedges' exact factor for few seeds.
-
-    The factor is gamma(v/2) / (sqrt(v/2) gamma((v-1)/2)) with v = n - 1 (Hedges 1981); it exists from three
-    seeds on. nan below, and for differences that are all equal.
-    """
-    v = np.where(n > 2, n - 1, np.nan)
-    factor = np.exp(scipy.special.gammaln(v / 2) - scipy.special.gammaln((v - 1) / 2)) / np.sqrt(v / 2)
-    return mean / sd.where(sd > 0) * factor
+    return sd * float(tt_solve_power(nobs=n, alpha=1 - CONFIDENCE, power=power))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """P values that are adjusted for being shown together (Holm 1979); nan stays nan and does not count."""
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p)  # nan last
-    left = np.isfinite(p).sum() - np.arange(len(p))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.maximum(left, 1)))
+    from statsmodels.stats.multitest import multipletests  # takes a second
+
+    adjusted = np.array(p, dtype=float)
+    known = np.isfinite(adjusted)
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
     return adjusted
 
 
@@ -218,31 +226,25 @@ def difference(first: pd.Series, second: pd.Series) -> dict[str, object]:
         `mean`, `low`, `high` (95 %), `p` (two-sided t test), `seeds` (shared; 0 where unpaired), `dropped`
         (seeds of only one of them), `interval` (its name). nan and "none" where there are too few seeds.
     """
-    shared = (first - second).dropna()
-    if shared.empty:
-        return _unpaired(first, second)
-    n, mean, sd = len(shared), shared.mean(), pd.Series([shared.std()])
-    half = (t_factor(n) * sd / np.sqrt(n)).item()
-    return {
-        "mean": mean,
-        "low": mean - half,
-        "high": mean + half,
-        "p": paired_p(mean, sd, n).item(),
-        "seeds": n,
-        "dropped": len(first.index.union(second.index)) - n,
-        "interval": "95 % paired t interval over distillation seeds" if n > 1 else NO_INTERVAL,
-    }
-
-
-def _unpaired(first: pd.Series, second: pd.Series) -> dict[str, object]:
-    """Difference of two samples with Welch's interval, where both have two seeds and there is any spread."""
-    found = {"mean": first.mean() - second.mean(), "seeds": 0, "dropped": 0}
-    if min(len(first), len(second)) < 2 or not first.var() + second.var() > 0:
-        return found | {"low": np.nan, "high": np.nan, "p": np.nan, "interval": NO_INTERVAL}
+    differences = first - second
+    if differences.notna().any():
+        found = estimate(differences)
+        named = found["interval"] if found["interval"] == NO_INTERVAL else f"95 % paired{SEEDS_NAME[4:]}"
+        return {key: found[key] for key in ("mean", "low", "high", "p", "seeds", "dropped")} | {
+            "interval": named
+        }
+    none = {"low": np.nan, "high": np.nan, "p": np.nan, "interval": NO_INTERVAL}
+    found = {"mean": first.mean() - second.mean(), "seeds": 0, "dropped": 0} | none
+    if min(len(first), len(second)) < FEWEST or not first.var() + second.var() > 0:
+        return found
     test = scipy.stats.ttest_ind(first, second, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
-    name = "95 % Welch t interval over distillation seeds"
-    return found | {"low": low, "high": high, "p": test.pvalue, "interval": name}
+    return found | {
+        "low": low,
+        "high": high,
+        "p": test.pvalue,
+        "interval": "95 % Welch t interval over distillation seeds",
+    }
 
 
 def ratio(first: pd.Series, second: pd.Series) -> dict[str, object]:
@@ -254,12 +256,12 @@ def ratio(first: pd.Series, second: pd.Series) -> dict[str, object]:
         first, second: mean accuracy of each seed.
 
     Returns:
-        `mean`, `low`, `high`, `interval`; bounds are nan with one seed on either side, without any spread,
-        or where the second mean is not told apart from 0.
+        `mean`, `low`, `high`, `interval`; bounds are nan with too few seeds on either side, without any
+        spread, or where the second mean is not told apart from 0.
     """
     a, b = first.mean(), second.mean()
     found = {"mean": a / b, "low": np.nan, "high": np.nan, "interval": NO_INTERVAL}
-    if min(len(first), len(second)) < 2 or not first.var() + second.var() > 0:
+    if min(len(first), len(second)) < FEWEST or not first.var() + second.var() > 0:
         return found
     va, vb = first.var() / len(first), second.var() / len(second)
     parts = np.array([va, found["mean"] ** 2 * vb])
@@ -273,18 +275,26 @@ def ratio(first: pd.Series, second: pd.Series) -> dict[str, object]:
     return found | bounds | {"interval": "95 % Fieller interval"}
 
 
+def side(row: pd.Series) -> str:
+    """What an interval says of its mean: "above" 0, "below", "around" it, or "too few seeds"."""
+    if not np.isfinite(row["high"] - row["low"]):
+        return "too few seeds"
+    return "above" if row["low"] > 0 else "below" if row["high"] < 0 else "around"
+
+
 def as_cell(row: pd.Series) -> str:
     """Table cell: mean with its interval (none where there is none), then seeds x repeats.
 
-    The interval is its half width, or its two ends where it need not be symmetric.
+    The interval is its half width, or its two ends where it is not symmetric.
     """
     return f"{row['mean']:.1f}{spread(row)} ({row['seeds']:.0f}×{row['repeats']:.0f})"
 
 
 def spread(row: pd.Series, digits: int = 1) -> str:
     """The interval of an estimate as it follows the mean in a table; empty where there is none."""
-    if not np.isfinite(row["high"] - row["low"]):
+    low, high = row["low"], row["high"]
+    if not np.isfinite(high - low):
         return ""
-    if " t interval" in row.get("interval", SEEDS_NAME):
-        return f" ± {(row['high'] - row['low']) / 2:.{digits}f}"
-    return f" [{row['low']:.{digits}f}–{row['high']:.{digits}f}]"
+    if " t interval" in row.get("interval", SEEDS_NAME) and abs(high + low - 2 * row["mean"]) < 1e-6:
+        return f" ± {(high - low) / 2:.{digits}f}"
+    return f" [{low:.{digits}f}–{high:.{digits}f}]"

@@ -1,142 +1,138 @@
-"""Result tables: what `statistics` says of each method on each network, arranged, with notes below."""
+"""Tables of finished cells with what is said below them: as HTML on a page, text, Markdown, LaTeX or CSV."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
-from hglad.analysis.labels import method_label, method_place
-from hglad.analysis.rendering import Table
+from hglad.analysis import NONE, frame, method_label, metric_label, signed
+from hglad.analysis.cells import cells, per_objective, select
+from hglad.analysis.published import images_of, numbers
 from hglad.analysis.statistics import (
+    INTERVALS,
     NETWORKS_NAME,
+    NO_INTERVAL,
     as_cell,
-    difference,
-    equal,
-    holm,
-    ratio,
-    seed_means,
+    bootstrap_interval,
+    paired,
+    side,
     spread,
-    summarise,
 )
 from hglad.errors import HgladError
-from hglad.experiments.store import Store, cell_columns, main_rows
+from hglad.priors import prior_card, prior_hash
+from hglad.provenance import code_text, dates, provenance_note
 from hglad.settings import suggestion
+from hglad.storage import write_whole
 
-OF_THE_SET = ("objective", "generator", "variant", "method", "layer", "ipc", "set")
-"""Marks that say what a set is; all others say how it was scored, and hold for its baselines too."""
-INTERVALS = {"t": ("t", "seeds"), "bootstrap": ("bootstrap", "seeds"), "networks": ("t", "networks")}
-NONE = "–"
+FORMATS = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
 RELATIVE = (", over random", ", % of full set")
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "–": "--",
+}
+READERS = {  # how columns of the tidy frame read, whatever table they stand in
+    "method": method_label,
+    "metric": metric_label,
+    "objective": lambda name: name.upper(),
+    "ipc": lambda ipc: ipc if isinstance(ipc, str) else f"{ipc:g}",
+}
 
 
-def select(rows: pd.DataFrame, objective: str | None = None, ipc: int | None = None) -> pd.DataFrame:
-    """Rows of sets and baselines of one objective and one number of images per class.
+@dataclass(frozen=True)
+class Table:
+    """A table with what is said below it; a notebook shows it as HTML."""
 
-    What has no objective (baselines) or no ipc (the full set) stays.
+    frame: pd.DataFrame
+    """Values, or finished cells."""
+    notes: tuple[str, ...] = ()
+    """What the numbers are and where they come from."""
+    formats: Mapping[str, str | Callable] = field(default_factory=dict)
+    """Format such as `{:.1f}`, or function to text, by column; `READERS` hold for the others."""
 
-    Raises:
-        HgladError: no results of that objective or ipc, or two results for the same network.
-    """
-    rows = main_rows(rows)
-    for column, value in (("objective", objective), ("ipc", ipc)):
-        there = rows[column].dropna().unique()
-        if value is not None and value not in there:
-            known = suggestion(value, map(_text, there))
-            raise HgladError(f"no results of {column} '{value}': {known}")
-        rows = rows if value is None else rows[rows[column].isna() | (rows[column] == value)]
-    _check_unique(rows)
-    return rows
+    @property
+    def cells(self) -> pd.DataFrame:
+        """Every cell as text; a dash where a value is missing."""
+        formats = {name: self.formats.get(name, READERS.get(name, "{}")) for name in self.frame}
+        apply = {name: each.format if isinstance(each, str) else each for name, each in formats.items()}
+        columns = {
+            name: [NONE if pd.isna(value) else str(apply[name](value)) for value in self.frame[name]]
+            for name in self.frame
+        }
+        return pd.DataFrame(columns, columns=self.frame.columns)
 
-
-def _check_unique(rows: pd.DataFrame) -> None:
-    place = [*cell_columns(rows), "seed", "repeat"]
-    twice = rows[rows.duplicated(place, keep=False)]
-    if len(twice):
-        first = twice[_same(twice, twice.iloc[0], place)]
-        keys = ", ".join(first["key"])
-        raise HgladError(
-            f"method '{first.iloc[0]['method']}', seed {first.iloc[0]['seed']} has several results ({keys}) "
-            "from different settings: name the profile's .yaml file to get those that it plans"
+    def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return _list(self.notes)
+        shown = self.cells
+        wide = shown.map(len).max().clip(lower=[len(str(name)) for name in shown]).sum() > 100
+        rules = [
+            {
+                "selector": "td, th",
+                "props": f"text-align: left; white-space: {'normal' if wide else 'nowrap'}",
+            }
+        ]
+        style = (
+            shown.style.hide(axis="index").format(escape="html").format_index(escape="html", axis="columns")
         )
+        style = style.set_table_styles(rules).set_uuid(f"{crc32(repr(self).encode()):x}")
+        return style.set_td_classes(shown.map(lambda _: "")).to_html(cell_ids=False) + _list(self.notes)
+
+    def __repr__(self) -> str:
+        return "" if self.frame.empty else self.cells.to_string(index=False)
+
+    def text(self, form: str) -> str:
+        """As "text", "markdown" or "latex" (packages booktabs and inputenc)."""
+        if self.frame.empty:
+            return "".join(f"{'% ' if form == 'latex' else ''}{note}\n" for note in self.notes)
+        if form == "latex":
+            shown = self.cells.rename(columns=latex).map(latex)
+            columns = "".join("p{4cm}" if shown[name].str.len().max() > 40 else "l" for name in shown)
+            notes = " ".join(map(latex, self.notes))
+            styled = shown.style.hide(axis="index")
+            return styled.to_latex(
+                column_format=columns, hrules=True, caption=notes, position_float="centering"
+            )
+        escaped = self.cells.map(lambda text: text.replace("|", r"\|"))
+        body = repr(self) if form == "text" else escaped.to_markdown(index=False, disable_numparse=True)
+        return "\n".join([body, "", *self.notes, ""])
 
 
-def cells(rows: pd.DataFrame, interval: str = "t") -> pd.DataFrame:
-    """Every cell with its interval, its improvement over random images and its share of the full set.
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences that follow from numbers by rule, one below the other."""
 
-    Args:
-        rows: result rows, as `select` gives them.
-        interval: "t" or "bootstrap" over distillation seeds, or "networks": over the networks of one set.
+    lines: Sequence[str]
+    kind: str = "sentences"
+    """Class of the HTML."""
 
-    Returns:
-        One row per cell: its columns, those of `statistics.summarise`; `improvement` (points over random
-        real images of the same ipc, scored in the same way), `_low`, `_high`, `_p`, `_p_holm` (over all
-        cells), `_seeds` (shared with the baseline; 0: unpaired), `_dropped`, `_interval`; `share` (percent of
-        the accuracy of the full set, scored in the same way), `_low`, `_high`, `_interval`. nan where the
-        baseline is missing.
+    def _repr_html_(self) -> str:
+        return f'<div class="{self.kind}">{_list(self.lines)}</div>'
 
-    Raises:
-        HgladError: unknown interval.
-    """
-    if interval not in INTERVALS:
-        raise HgladError(f"unknown interval '{interval}': {suggestion(interval, INTERVALS)}")
-    cell = cell_columns(rows)
-    table = summarise(rows, cell, *INTERVALS[interval])
-    means = seed_means(rows, cell)
-    scored = [name for name in cell if name not in OF_THE_SET]
-    lines = [_relative(line, means, cell, scored) for _, line in table.iterrows()]
-    relative = pd.DataFrame(lines, index=table.index)
-    relative["improvement_p_holm"] = holm(relative["improvement_p"])
-    return _sorted(table.join(relative), cell)
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
 
 
-def _relative(line: pd.Series, means: pd.DataFrame, cell: list[str], scored: list[str]) -> dict[str, object]:
-    own = _by_seed(means[_same(means, line, cell)])
-    there = means[_same(means, line, scored) & means["objective"].isna()]
-    random = _by_seed(there[(there["method"] == "random") & equal(there["ipc"], line["ipc"])])
-    full = _by_seed(there[there["method"] == "full"])
-    none = {"mean": np.nan, "low": np.nan, "high": np.nan, "interval": "none"}
-    gain, part = none | {"p": np.nan, "seeds": 0, "dropped": 0}, none.copy()
-    if len(random) and line["method"] not in ("random", "full"):
-        gain = difference(own, random)
-    if len(full) and line["method"] != "full":
-        part = ratio(own, full)
-        part |= {name: 100 * part[name] for name in ("mean", "low", "high")}
-    return _prefixed("improvement", gain) | _prefixed("share", part)
+def _list(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
 
 
-def _by_seed(means: pd.DataFrame) -> pd.Series:
-    return means.groupby("seed")["accuracy"].mean()
+def latex(text: str) -> str:
+    """Text with LaTeX's own characters escaped, and the signs of cells as LaTeX writes them."""
+    return re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], text)
 
 
-def _prefixed(name: str, estimate: dict[str, object]) -> dict[str, object]:
-    return {name if key == "mean" else f"{name}_{key}": value for key, value in estimate.items()}
-
-
-def _same(table: pd.DataFrame, line: pd.Series, names: Iterable[str]) -> np.ndarray:
-    """Rows of a table that have the values of `line` in the named columns."""
-    return np.logical_and.reduce([np.full(len(table), True), *(equal(table[n], line[n]) for n in names)])
-
-
-def _sorted(table: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    order = ["method", "objective", *(name for name in cell if name not in ("method", "objective"))]
-    return table.sort_values(order, key=_places(table), ignore_index=True, kind="stable")
-
-
-def _places(table: pd.DataFrame) -> Callable[[pd.Series], pd.Series]:
-    """Order of a column's values: methods as `labels` has them, the network with the most cells first,
-    numbers by value, text by the alphabet; what has no mark first, but the missing ipc of the full set last.
-    """
-    frequent = table["network"].value_counts()
-
-    def place(values: pd.Series) -> pd.Series:
-        if values.name == "method":
-            return values.map(method_place)
-        if values.name == "network":
-            return values.map(lambda name: (-frequent[name], name))
-        missing = (1 if values.name == "ipc" else -1, values.dropna().min())
-        return values.map(lambda value: missing if pd.isna(value) else (0, value))
-
-    return place
+# Accuracies
 
 
 def result_table(
@@ -145,7 +141,7 @@ def result_table(
     """Arrange cells by two of their columns; further columns that tell cells apart follow the rows' own.
 
     Args:
-        table: cells.
+        table: as `cells` gives it.
         rows: column of the cells that leads the rows.
         columns: column of the cells whose values are the columns.
         relative: add improvement over random images and share of the full set beside each accuracy.
@@ -159,109 +155,97 @@ def result_table(
             raise HgladError(f"unknown column '{name}' for {option}: {suggestion(name, cell)}")
     if rows == columns:
         raise HgladError(f"rows and columns are both '{rows}': expected two different ones")
-    heads = _needed(table, rows, columns, cell)
-    label = _label_of(columns)
-    labels = list(dict.fromkeys(map(label, table[columns].sort_values(key=_places(table)))))
+    heads = [rows, *(name for name in cell if name not in (rows, columns))]
+    for name in reversed(
+        heads[1:]
+    ):  # needed only where rows that are else the same have several values of it
+        fewer = [head for head in heads if head != name]
+        if table.groupby(fewer, dropna=False)[name].nunique(dropna=False).max() == 1:
+            heads = fewer
+    order = table.sort_values(columns, kind="stable") if columns == "ipc" else table
+    titles = list(dict.fromkeys(_title(columns, value) for value in order[columns]))
     lines: dict[tuple, dict[str, str]] = {}
     for _, line in table.iterrows():
-        place = tuple(_label_of(name)(line[name]).removeprefix("ipc ") for name in heads)
+        place = tuple(_read(name, line[name]) for name in heads)
         entry = lines.setdefault(place, dict(zip(heads, place, strict=True)))
-        entry |= _entries(label(line[columns]), line, relative)
+        title = _title(columns, line[columns])
+        entry[title] = as_cell(line)
+        for text, name, digits in zip(RELATIVE, ("improvement", "share"), ("+.1f", ".1f"), strict=True):
+            entry[title + text] = _estimate(line, name, digits)
     extra = ["", *(RELATIVE if relative else ())]
-    order = [*heads, *(f"{name}{text}" for name in labels for text in extra)]
-    frame = pd.DataFrame(list(lines.values()), columns=order).fillna(NONE)
-    empty = [name for name in order if name.endswith(RELATIVE) and (frame[name] == NONE).all()]
-    frame = frame.drop(columns=empty)  # of the full set, which is not compared with itself
-    beside = _relative_notes(table) if relative else []
-    return Table(frame, (_accuracy_note(table), *beside, *_same_in_all(table, [rows, columns, *heads], cell)))
+    names = [*heads, *(title + text for title in titles for text in extra)]
+    shown = pd.DataFrame(list(lines.values()), columns=names).fillna(NONE)
+    empty = [name for name in names if name.endswith(RELATIVE) and (shown[name] == NONE).all()]
+    return Table(shown.drop(columns=empty), tuple(_notes(table, cell, {rows, columns, *heads}, relative)))
 
 
-def _entries(label: str, line: pd.Series, relative: bool) -> dict[str, str]:
-    entries = {label: as_cell(line)}
-    if relative:
-        for text, name, pattern in zip(RELATIVE, ("improvement", "share"), ("+.1f", ".1f"), strict=True):
-            entries[f"{label}{text}"] = _estimate(line, name, pattern)
-    return entries
+def _read(column: str, value: object) -> str:
+    if pd.isna(value):
+        return "all images" if column == "ipc" else NONE
+    return READERS.get(column, lambda each: f"{each:g}" if isinstance(each, float) else str(each))(value)
+
+
+def _title(column: str, value: object) -> str:
+    text = _read(column, value)
+    return f"ipc {text}" if column == "ipc" and pd.notna(value) else text
 
 
 def _estimate(line: pd.Series, name: str, pattern: str) -> str:
     if pd.isna(line[name]):
         return NONE
-    parts = {"low": line[f"{name}_low"], "high": line[f"{name}_high"], "interval": line[f"{name}_interval"]}
-    return f"{line[name]:{pattern}}".replace("-", "−") + spread(pd.Series(parts)).replace("-", "−")
+    own = {"mean": line[name]} | {key: line[f"{name}_{key}"] for key in ("low", "high", "interval")}
+    return f"{line[name]:{pattern}}{spread(pd.Series(own))}".replace("-", "−")
 
 
-def _needed(table: pd.DataFrame, rows: str, columns: str, cell: list[str]) -> list[str]:
-    """Columns that the rows need: without one that is left out each row still has one value of it."""
-    heads = [rows, *(name for name in cell if name not in (rows, columns))]
-    for name in reversed(heads[1:]):
-        fewer = [head for head in heads if head != name]
-        groups = table.groupby(fewer, dropna=False)[name]
-        if groups.nunique(dropna=False).max() == 1:
-            heads = fewer
-    return heads
-
-
-def _label_of(column: str) -> Callable[[object], str]:
-    labels = {
-        "method": method_label,
-        "objective": lambda name: NONE if pd.isna(name) else name.upper(),
-        "ipc": lambda ipc: "all images" if pd.isna(ipc) else f"ipc {ipc:.0f}",
-    }
-    return labels.get(column, lambda value: NONE if pd.isna(value) else _text(value))
-
-
-def _text(value: object) -> str:
-    """A mark as text; numbers that were whole are so again."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _accuracy_note(table: pd.DataFrame) -> str:
-    """What an accuracy in a cell is."""
-    names = [name for name in dict.fromkeys(table["interval"]) if name != "none"]
-    kinds = [f"{_sign(names)} {' or '.join(names)}"] if names else []
-    if NETWORKS_NAME in names:
-        kinds = [f"{kinds[0]}, which stands around the mean over all sets of the cell"]
-    alone = (
-        ["nothing behind a mean: too few values for an interval"] if "none" in set(table["interval"]) else []
-    )
-    return f"Test accuracy in %, {_counts_note(table)}; {'; '.join([*kinds, *alone])}."
-
-
-def _counts_note(table: pd.DataFrame) -> str:
-    """What n and m count: sets and networks, but of the full set, which nobody distils, networks alone."""
-    full = table["method"] == "full"
-    sets, texts = table[~full], []
-    if len(sets):
-        n, m = (_range(sets[name]) for name in ("seeds", "repeats"))
-        texts.append(f"n × m: seeds × networks per set; n = {n}, m = {m}")
+def _notes(table: pd.DataFrame, cell: list[str], shown: set[str], relative: bool) -> Iterable[str]:
+    """What a cell says: mean, interval and n; what stands beside it; what is the same in all cells."""
+    full, kinds = table["method"] == "full", []
+    if not full.all():
+        n, m = (_range(table.loc[~full, name]) for name in ("seeds", "repeats"))
+        kinds.append(f"n × m: seeds × networks per set; n = {n}, m = {m}")
     if full.any():
-        texts.append(f"of the full set n = {_range(table[full]['seeds'])} networks, each with its seed")
-    over = "distillation seeds" if len(sets) else "networks"
-    return f"mean over {over} ({'; '.join(texts)})"
-
-
-def _relative_notes(table: pd.DataFrame) -> list[str]:
-    """What stands beside an accuracy."""
-    gains = [f"{name} interval" for name in ("paired t", "Welch t") if _any(table, "improvement", name)]
-    notes = [
-        "Over random: points over random real images of the same ipc on the same network"
-        + (f", ± half width of the 95 % {' or '.join(gains)} over distillation seeds" if gains else "")
-        + "; % of full set: ratio of mean accuracies"
-        + (" [low–high: 95 % Fieller interval]." if _any(table, "share", "Fieller") else ".")
-    ]
-    dropped = int(table["improvement_dropped"].sum())
-    if dropped:
-        notes.append(f"Seeds without a partner, left out of paired differences: {dropped} over all cells.")
-    return notes
-
-
-def _sign(names: list[str]) -> str:
-    return "[low–high]:" if any("bootstrap" in name for name in names) else "±: half width of the"
-
-
-def _any(table: pd.DataFrame, name: str, text: str) -> bool:
-    return table[f"{name}_interval"].str.contains(text).any()
+        kinds.append(f"of the full set n = {_range(table.loc[full, 'seeds'])} networks, each with its seed")
+    over = "networks" if full.all() else "distillation seeds"
+    names = [name for name in dict.fromkeys(table["interval"]) if name != NO_INTERVAL]
+    parts = [f"Test accuracy in %, mean over {over} ({'; '.join(kinds)})"]
+    parts += [f"± half width, or [low–high], of the {' or '.join(names)}"] if names else []
+    parts += ["which stands around the mean over all sets of the cell"] if NETWORKS_NAME in names else []
+    parts += (
+        ["nothing behind a mean: too few for an interval"] if NO_INTERVAL in set(table["interval"]) else []
+    )
+    yield "; ".join(parts) + "."
+    if relative:
+        gains = [
+            name for name in ("paired t", "Welch t") if table["improvement_interval"].str.contains(name).any()
+        ]
+        gain = (
+            f", ± half width of the 95 % {' or '.join(gains)} interval over distillation seeds"
+            if gains
+            else ""
+        )
+        share = (
+            " [low–high: 95 % Fieller interval]"
+            if table["share_interval"].str.contains("Fieller").any()
+            else ""
+        )
+        yield (
+            f"Over random: points over random real images of the same ipc on the same network{gain}; "
+            f"% of full set: ratio of mean accuracies{share}."
+        )
+        if dropped := int(table["improvement_dropped"].sum()):
+            yield f"Seeds without a partner, left out of paired differences: {dropped} over all cells."
+    same = []
+    for name in (name for name in cell if name not in shown):
+        values = table.dropna(subset=name).groupby("method", sort=False)[name].unique()
+        if len(every := table[name].dropna().unique()) == 1:
+            same.append(f"{name} {_read('', every[0])}")
+        elif len(every):
+            same += [
+                f"{name} {', '.join(_read('', v) for v in own)} ({method_label(m)})"
+                for m, own in values.items()
+            ]
+    if same:
+        yield f"All cells that have one: {'; '.join(same)}."
 
 
 def _range(values: pd.Series) -> str:
@@ -269,128 +253,306 @@ def _range(values: pd.Series) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
-def _same_in_all(table: pd.DataFrame, shown: list[str], cell: list[str]) -> list[str]:
-    """The marks that are not shown: each has one value, where it has one at all."""
-    texts = []
-    for name in cell:
-        values = table[name].dropna().unique()
-        if name not in shown and len(values) == 1:
-            texts.append(f"{name} {_text(values[0])}")
-        elif name not in shown and len(values) > 1:
-            pairs = table.dropna(subset=name).groupby("method", sort=False)[name].unique()
-            texts += [f"{name} {', '.join(map(_text, v))} ({method_label(m)})" for m, v in pairs.items()]
-    return [f"All cells that have one: {'; '.join(texts)}."] if texts else []
+# Differences and findings
 
 
-def provenance_notes(records: list[dict]) -> tuple[str, ...]:
-    """Devices, commits and dates of evaluations, for below a table."""
-    devices = sorted({record["device"] for record in records})
-    commits = sorted({commit_text(record) for record in records})
-    days = sorted(record["started"][:10] for record in records)
-    dates = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    return (f"Device: {'; '.join(devices)}. Code: {', '.join(commits)}. Computed: {dates}.",)
-
-
-def commit_text(record: dict) -> str:
-    """Commit of a provenance record, and whether it held all of the code."""
-    if record["commit"] is None:
-        return "outside version control"
-    return f"commit {record['commit'][:7]}" + ("" if record["clean"] else " with uncommitted changes")
-
-
-def published_table(comparison: pd.DataFrame) -> Table:
-    """Own numbers beside published ones, each with its source and what differs.
+def differences(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Paired differences in accuracy, first - second method, by objective and ipc; those that have results.
 
     Args:
-        comparison: as `published.beside_published` returns it.
+        rows: result rows of one network.
+        pairs: first and second method.
     """
-    if comparison.empty:
-        return Table(pd.DataFrame(), ("Nothing is on record as published for these results.",))
+    rows, methods = per_objective(rows), set(rows["method"])
+    found = [paired(rows, *pair, ["objective", "ipc"]) for pair in pairs if set(pair) <= methods]
+    return pd.concat(found or [pd.DataFrame(columns=["objective", "ipc"])]).sort_values(
+        "ipc", kind="stable", ignore_index=True
+    )
+
+
+def difference_table(found: pd.DataFrame, name: str = "difference") -> Table:
+    """Differences in points of accuracy with their 95 % t interval over the seeds that both have.
+
+    The effect size is the mean difference over the deviation of the differences, after Hedges' correction.
+
+    Args:
+        found: as `differences` gives it, or with a column `name` that says what each is.
+        name: title of that column.
+    """
+    if found.empty:
+        return Table(found, ("This profile has no such pair of methods.",))
+    named = found[name] if name in found else [comparison(row) for _, row in found.iterrows()]
+    shown = {
+        **{key: found[key] for key in ("objective", "ipc") if key in found},
+        name: named,
+        "mean (points)": found["mean"].map(signed),
+        "95 % interval": [interval_text(row) for _, row in found.iterrows()],
+        "effect size": found["effect"].map(signed),
+        "seeds": found["seeds"],
+    }
+    shown = pd.DataFrame(shown)
+    return Table(shown if found["objective"].nunique() > 1 else shown.drop(columns="objective"))
+
+
+def comparison(row: pd.Series) -> str:
+    """The two methods of a difference."""
+    return f"{method_label(row['first'])} − {method_label(row['second'])}"
+
+
+def interval_text(row: pd.Series, write: Callable[[float], str] = signed) -> str:
+    """The two ends of an interval; a dash where seeds are too few."""
+    return NONE if pd.isna(row["high"]) else f"{write(row['low'])} to {write(row['high'])}"
+
+
+def verdicts(found: pd.DataFrame, name: str = "difference") -> Sentences:
+    """Differences by what their intervals say; arguments as of `difference_table`."""
+    texts = {
+        "above": "Above 0, the first is more accurate",
+        "below": "Below 0, the second is more accurate",
+        "around": "Around 0, not told apart with these seeds",
+        "too few seeds": "Too few seeds for an interval",
+    }
+    groups: dict[str, list[str]] = {text: [] for text in texts.values()}
+    for _, row in found.iterrows():
+        place = [row["objective"].upper()] * (found["objective"].nunique() > 1)
+        place += [f"ipc {row['ipc']:g}"] if "ipc" in found else []
+        what = row[name] if name in found else comparison(row)
+        numbers = f"{signed(row['mean'])}{f', {interval_text(row)}' if pd.notna(row['high']) else ''}, n = {row['seeds']}"
+        groups[texts[side(row)]].append(f"{what} ({', '.join([*place, numbers])})")
+    return Sentences([f"{text}: {'; '.join(names)}." for text, names in groups.items() if names])
+
+
+def with_bootstrap(values: pd.Series, digits: int = 2) -> str:
+    """Mean over runs with its 95 % interval by resampling them; none below three."""
+    found = bootstrap_interval(values.dropna(), "percentile")
+    bounds = "" if np.isnan(found["low"]) else f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return NONE if values.isna().all() else f"{values.mean():.{digits}f}{bounds}".replace("-", "−")
+
+
+def finding_table(found: pd.DataFrame, claim: str) -> Table:
+    """Comparisons of one claim, as `claims.findings` gives them: estimate, interval, power, verdict."""
+    found = found[found["claim"] == claim]
+    if found.empty:
+        return Table(found, ("Not tested in this profile.",))
+
+    def value(row: pd.Series) -> Callable[[float], str]:
+        return signed if row["unit"] == "points" else lambda number: f"{number:.2f}".replace("-", "−")
+
+    def least(row: pd.Series) -> str:
+        if pd.isna(row["detectable"]) or (row["unit"] == "Spearman" and row["detectable"] > 1):
+            return NONE
+        return {"points": "{:.1f} points", "ratio": "× {:.2f}"}.get(row["unit"], "{:.2f}").format(
+            row["detectable"]
+        )
+
     lines = [
         {
-            "method": method_label(line["method"]),
-            "objective": _label_of("objective")(line["objective"]),
-            "ipc": _label_of("ipc")(line["ipc"]).removeprefix("ipc "),
-            "evaluation": line["evaluation"],
-            "ours": as_cell(line),
-            "published": f"{line['published_method']}: {_published(line)}",
-            "source": line["source"],
-            "what differs": "; ".join(filter(None, (line["spread"], line["differences"]))),
+            "": f"{row['objective'].upper()}, ipc {row['ipc']:g}",
+            "comparison": row["comparison"],
+            "the claim": row["verdict"],
+            "estimate": NONE if pd.isna(row["mean"]) else value(row)(row["mean"]),
+            "95 % interval": interval_text(row, value(row)),
+            "seeds": row["seeds"],
+            "p (Holm)": row["p_holm"],
+            "found with 80 %": least(row),
         }
-        | {
-            name: _label_of(name)(line[name])
-            for name in comparison.columns[: comparison.columns.get_loc("mean")]
-            if name not in ("method", "objective", "ipc") and comparison[name].nunique() > 0
-        }
-        for _, line in comparison.iterrows()
+        for _, row in found.iterrows()
     ]
-    return Table(pd.DataFrame(lines), ("Published numbers come from several papers and protocols.",))
+    return Table(pd.DataFrame(lines), formats={"p (Holm)": "{:.2g}"})
 
 
-def published_beside_ours(numbers: pd.DataFrame) -> Table:
-    """Published numbers that have one of ours beside them, with what differs.
+# Published numbers
+
+
+def published_tables(found: pd.DataFrame) -> list[Table]:
+    """Published numbers that have one of ours beside them, with what differs; then the rest, each with the reason.
 
     Args:
-        numbers: as `published.every_number` or `published.beside_published` returns it.
+        found: as `published.numbers` gives it.
     """
-    ours = numbers[numbers["missing"] == ""] if "missing" in numbers else numbers
-    lines = [
-        _published_place(line)
-        | {
-            "published": _published(line),
-            "ours": as_cell(line),
-            "what differs": line["differences"] or NONE,
-            "source": line["source"],
-        }
-        for _, line in ours.iterrows()
-    ]
-    return _without_one_evaluation(lines, _spread_notes(ours) if lines else [])
-
-
-def published_alone(numbers: pd.DataFrame) -> Table:
-    """Published numbers without one of ours, each with the reason why; `numbers` as above."""
-    lines = [
-        _published_place(line)
-        | {"published": _published(line), "why not here": line["missing"], "source": line["source"]}
-        for _, line in numbers[numbers["missing"] != ""].iterrows()
-    ]
-    return _without_one_evaluation(lines, [])
-
-
-def _published_place(line: pd.Series) -> dict:
-    return {
-        "published method": line["published_method"],
-        "objective": _label_of("objective")(line["objective"]),
-        "ipc": "all" if pd.isna(line["ipc"]) else str(line["ipc"]).removesuffix(".0"),
-        "evaluation": line["evaluation"],
+    if found.empty:
+        return [Table(found, ("Nothing is on record as published for these results.",))]
+    place = {
+        "published method": found["published_method"],
+        "objective": found["objective"],
+        "ipc": [_read("ipc", ipc) for ipc in found["ipc"]],
+        "evaluation": found["evaluation"],
+        "published": [
+            f"{row['published']:.1f}"
+            + ("" if pd.isna(row["published_sd"]) else f" ± {row['published_sd']:.1f}")
+            for _, row in found.iterrows()
+        ],
     }
-
-
-def _spread_notes(ours: pd.DataFrame) -> list[str]:
-    """What is behind the ± of both sides."""
-    notes = [f"Our ± is a {kind}." for kind in ours["interval"].unique() if kind != "none"]
+    shown, ours = pd.DataFrame(place, index=found.index), found[found["missing"] == ""]
+    beside = shown.loc[ours.index].assign(ours=[as_cell(row) for _, row in ours.iterrows()])
+    beside = beside.assign(
+        **{
+            "what differs": ours.get("differences", ours["source"]).replace("", NONE),
+            "source": ours["source"],
+        }
+    )
+    alone = shown[found["missing"] != ""].assign(
+        **{"why not here": found["missing"], "source": found["source"]}
+    )
+    notes = [
+        f"Our ± is a {kind}." for kind in ours.get("interval", ours["source"]).unique() if kind != NO_INTERVAL
+    ]
     for kind, lines in ours[ours["published_sd"].notna()].groupby("published_spread", sort=False):
-        places = [_published_place(line) for _, line in lines.iterrows()]
-        names = dict.fromkeys(f"{place['published method']} ({place['objective']})" for place in places)
-        whose = ", ".join(name.removesuffix(f" ({NONE})") for name in names)
+        names = shown.loc[lines.index, ["published method", "objective"]].drop_duplicates().to_numpy()
+        whose = ", ".join(method + ("" if pd.isna(name) else f" ({name.upper()})") for method, name in names)
         notes.append(f"The published ± is {kind}: {whose}.")
-    return notes
+    return [Table(table, tuple(said)) for table, said in ((beside, notes), (alone, [])) if len(table)]
 
 
-def _without_one_evaluation(lines: list[dict], notes: list[str]) -> Table:
-    """The table; an evaluation that all rows share is a note in place of a column."""
-    frame = pd.DataFrame(lines)
-    if len(frame) > 1 and frame["evaluation"].nunique() == 1:
-        notes = [f"Evaluation: {frame['evaluation'][0]}.", *notes]
-        frame = frame.drop(columns="evaluation")
-    return Table(frame, tuple(notes))
+# Generators and origins
 
 
-def _published(line: pd.Series) -> str:
-    spread = "" if pd.isna(line["published_sd"]) else f" ± {line['published_sd']:.1f}"
-    return f"{line['published']:.1f}{spread}"
+def prior_table(*priors: str) -> Table:
+    """What the cards of generators say of their training and of their samples, a column each."""
+    columns = {}
+    for prior in priors:
+        card = prior_card(prior)
+        quality, training = card.get("quality"), card.get("training", {})
+        if quality is None:
+            drawn = f"none: weights drawn from seed {card['seed']}"
+            columns[prior] = {"training": drawn if "seed" in card else "not by this project"}
+            continue
+        columns[prior] = {
+            "training": f"{training['steps']:,} steps of {training['batch_size']} images, "
+            f"{duration(card['provenance']['seconds'])}",
+            "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']:,}",
+            "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
+            "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
+        }
+        for key, what in (("frechet_distance", "samples"), ("frechet_distance_real", "training images")):
+            if key in quality:
+                columns[prior][f"Fréchet distance of {what} to test images"] = f"{quality[key]:.3f}"
+    lines = max(columns.values(), key=len)
+    return Table(
+        pd.DataFrame({"": list(lines)} | {p: [own.get(line) for line in lines] for p, own in columns.items()})
+    )
 
 
-def notes_of(store: Store, rows: pd.DataFrame) -> tuple[str, ...]:
-    """Where the numbers of result rows come from."""
-    return provenance_notes(store.provenance(list(dict.fromkeys(rows["key"]))))
+def stage_table(stages: Sequence[object], images: int | None = None) -> Table:
+    """Stage, split layer, steps and rates of a search; for a run of so many images its work and the total."""
+    found = pd.DataFrame([each if isinstance(each, dict) else vars(each) for each in stages])
+    shown = pd.DataFrame(
+        {
+            "stage": range(1, len(found) + 1),
+            "split layer": found["name"],
+            "steps": found["steps"],
+            "rate of f": found["lr_f"].replace(0, np.nan),
+            "rate of w": found["lr_w"].replace(0, np.nan),
+        }
+    )
+    formats = {"rate of f": "{:g}", "rate of w": "{:g}", "GFLOP a step": "{:.3g}", "GFLOP": "{:.3g}"}
+    if images is not None:
+        work = found["flops"] * images / 1e9
+        shown = shown.assign(**{"GFLOP a step": work, "GFLOP": work * found["steps"]})
+        total = {"stage": "all", "steps": found["steps"].sum(), "GFLOP": (work * found["steps"]).sum()}
+        shown = pd.concat([shown.astype({"stage": object}), pd.DataFrame([total])], ignore_index=True)
+    return Table(shown, formats=formats)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes from two on."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def provenance(experiment) -> Sentences:
+    """Where the numbers of a notebook come from, read from the results themselves."""
+    cards, profile, plan = list(frame.runs(experiment)["card"]), experiment.profile, experiment.plan
+    cards = list({str(card["provenance"]) + str(card["settings"]): card for card in cards}.values())
+    tasks = {task.key: task for task in plan.all_evaluations}
+    records = [card["provenance"] for card in cards] + experiment.store.provenance(list(tasks))
+    seeds = sorted({card["settings"]["seed"] for card in cards} or {task.seed for task in tasks.values()})
+    priors = [profile.prior, *plan.families] if profile.prior else []
+    versions = [
+        ", ".join(
+            [f"hglad {r['hglad']}", f"Python {r['python']}", *(f"{n} {v}" for n, v in r["packages"].items())]
+        )
+        for r in records
+    ]
+    hashes = {record["data_hash"] for record in (*cards, *records) if "data_hash" in record}
+    lines = {
+        "profile": profile.profile,
+        "runs": f"distillations: {len(cards)}, evaluations: {len(tasks)}, "
+        f"{duration(sum(record['seconds'] for record in records))} of computing in all",
+        "distillation seeds": ", ".join(map(str, seeds)),
+        "computed": dates(records),
+        "code": _joined(map(code_text, records)),
+        "device": _joined(record["device"] for record in records),
+        "versions": _joined(versions),
+        "data": f"{frame.real_data(experiment).train.name}, content {_joined(hashes)}",
+        "generator": _joined(f"{Path(prior).stem}, content {prior_hash(prior)[:12]}" for prior in priors)
+        or NONE,
+    }
+    return Sentences([f"{name}: {text}" for name, text in lines.items()], "provenance")
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "; ".join(sorted(set(texts)))
+
+
+# hglad results table
+
+
+def chosen_format(name: str | None, out: str | Path | None) -> str:
+    """Format of a table: the one named, else that of the file's suffix, else text.
+
+    Raises:
+        HgladError: unknown format or suffix, or a suffix of another format.
+    """
+    if name is not None and name not in FORMATS.values():
+        raise HgladError(f"unknown format '{name}': {suggestion(name, FORMATS.values())}")
+    if out is None:
+        return name or "text"
+    found = FORMATS.get(Path(out).suffix)
+    if found is None or name not in (None, found):
+        wanted = next((suffix for suffix, each in FORMATS.items() if each == name), " or ".join(FORMATS))
+        raise HgladError(f"cannot write {out} as {name or 'a table'}: expected a name that ends in {wanted}")
+    return found
+
+
+def results_text(
+    store,
+    keys: Mapping[str, dict] | None = None,
+    form: str = "text",
+    objective: str | None = None,
+    ipc: int | None = None,
+    interval: str = "t",
+    published: bool = False,
+    **layout: object,
+) -> str:
+    """A table of results with intervals, and below it where they come from: `hglad results table`.
+
+    Args:
+        store: folder of results.
+        keys: marks by key of the evaluations to show; all of the folder by default.
+        form: text, markdown, latex, or csv (numbers, not cells).
+        objective, ipc: those rows only, with their baselines.
+        interval: as in `cells`.
+        published: add published numbers (csv: these alone).
+        layout: `rows`, `columns` and `relative` of `result_table`.
+
+    Raises:
+        HgladError: unknown objective, ipc, interval or column; nothing published for a csv.
+    """
+    rows = select(store.rows(keys), objective, ipc)
+    own, found = list(dict.fromkeys(rows["key"])), cells(rows, interval)
+    table = result_table(found, **layout)
+    tables = [Table(table.frame, (*table.notes, provenance_note(store.provenance(own))))]
+    if published:
+        images = images_of(store, own)
+        found = numbers(rows, store, images, *INTERVALS[interval])
+        found = found[found["missing"] == ""]
+        if found.empty and form == "csv":
+            raise HgladError(f"nothing is on record as published for {images.dataset}: leave out --published")
+        tables += published_tables(found)
+    return found.to_csv(index=False) if form == "csv" else "\n".join(each.text(form) for each in tables)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with write_whole(path) as draft:
+        draft.write_text(text)

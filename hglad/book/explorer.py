@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from torchvision.io import encode_png
 
-from hglad.analysis.labels import LABELS, metric_label, objective_label
+from hglad.analysis import LABELS, metric_label, objective_label
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet
 from hglad.search.distillation import known_real

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from hglad.analysis.rendering import write_text
+from hglad.analysis.tables import write_text
 from hglad.data.augmentation import STRATEGIES
 from hglad.data.datasets import available
 from hglad.experiments.definitions import EXPERIMENTS

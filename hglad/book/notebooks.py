@@ -9,7 +9,6 @@ An executed copy says in its metadata, under `hglad`, what it was made from and 
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from pathlib import Path
 import joblib
 import nbformat
 import papermill
-import yaml
 
 from hglad.errors import HgladError
 from hglad.experiments.definitions import EXPERIMENTS, experiments_of
@@ -67,7 +65,7 @@ class Copy:
     def made_from(self) -> str:
         """Hash of template, parameters, library and results; results that are missing count as such."""
         digest = hashlib.sha256(self.template.read_bytes() + _library())
-        digest.update(json.dumps(self.parameters, sort_keys=True).encode())
+        digest.update(repr((self.parameters, self.profile)).encode())
         for place in self.places():
             digest.update(place.name.encode() + (place.read_bytes() if place.is_file() else b""))
         return digest.hexdigest()[:12]
@@ -97,7 +95,9 @@ class Copy:
 
 def copies(config: Path | str, results: Path | str | None, out: Path | str) -> list[Copy]:
     """Copies of all templates of a profile's experiments, `<number>_<experiment>.ipynb`."""
-    profile, parameters = read_profile(config), yaml.safe_load(Path(config).read_text())
+    profile, named = read_profile(config), PROJECT / "configs" / f"{Path(config).stem}.yaml"
+    own = named.is_file() and named.read_bytes() == Path(config).read_bytes()
+    parameters = {"profile": named.stem if own else str(Path(config).resolve())}
     store, known = Store.of_profile(profile.profile, results), experiments_of(profile)
     templates = [path for path in sorted(TEMPLATES.glob("*.ipynb")) if _experiment(path) in known]
     return [Copy(path, parameters, profile, store, Path(out) / path.name) for path in templates]
@@ -189,18 +189,15 @@ def _at_once(chosen: list[Copy]) -> int:
 
 
 def check_parameters(template: Path, parameters: dict) -> None:
-    """Refuse a profile whose keys are not exactly the template's parameters.
+    """Refuse parameters that a template does not have.
 
     Raises:
-        HgladError: the first key that one of them lacks.
+        HgladError: the first of them.
     """
     known = papermill.inspect_notebook(str(template))
     for key in parameters:
         if key not in known:
             raise HgladError(f"{template.name} has no parameter '{key}': {suggestion(key, known)}")
-    missing = [key for key in known if key not in parameters]
-    if missing:
-        raise HgladError(f"the profile lacks the parameter '{missing[0]}' of {template.name}: add it")
 
 
 def execute(template: Path, parameters: dict, out: Path, metadata: Callable[[], dict] = dict) -> None:

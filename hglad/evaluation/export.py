@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from hglad import __version__
-from hglad.analysis.labels import method_label, metric_label, objective_label
+from hglad.analysis import method_label, metric_label, objective_label
 from hglad.data.datasets import IMAGENET_SUBSETS, OTHER_NAMES, load_data
 from hglad.errors import HgladError, HgladWarning
 from hglad.evaluation.evaluate import mean_interval

@@ -1,30 +1,19 @@
-"""Result rows on disk, the cells that they belong to, and the comparison of two sets of results."""
+"""Result rows on disk, and where everything else that a profile computes lies."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from hglad.analysis.statistics import summarise, t_factor
 from hglad.errors import HgladError
 from hglad.paths import PROJECT, results_folder
 from hglad.settings import suggestion
 from hglad.storage import intact, read_json, read_tensors, write_json, write_tensors
 
-CELL = [
-    "objective",
-    "generator",
-    "variant",
-    "method",
-    "layer",
-    "ipc",
-    "network",
-]  # what a table cell is about; further columns of marks belong to it as well, see `cell_columns`
 MARKS = (
     "objective",
     "method",
@@ -35,7 +24,6 @@ MARKS = (
     "variant",
     "augmentation",
 )  # columns that say what a row is about, by the table that it stands in
-NOT_CELL = {"seed", "repeat", "accuracy", "key", "iterate", "stage", "step"}
 
 
 @contextmanager
@@ -194,75 +182,3 @@ def whole(place: Path) -> bool:
         return intact(place) and intact(place.with_name("distilled.safetensors"))
     beside = place.with_suffix(".safetensors")
     return intact(place) and (not beside.is_file() or intact(beside))
-
-
-def compare(recomputed: pd.DataFrame, committed: pd.DataFrame) -> pd.DataFrame:
-    """Hold recomputed means against the committed seeds.
-
-    A cell agrees when the recomputed mean lies in the committed seeds' 95 % prediction interval for the mean
-    of as many new seeds. Where few seeds happen to be equal, the interval still is as wide as one step of the
-    accuracy, which is one test image.
-
-    Returns:
-        One row per cell that both have: committed and recomputed mean, interval, `verdict`.
-
-    Raises:
-        HgladError: no cell that both have.
-    """
-    cell = [*CELL, *(name for name in cell_columns(committed, recomputed) if name not in CELL)]
-    old, new = (summarise(_as_text(main_rows(rows), cell), cell) for rows in (committed, recomputed))
-    table = old.merge(new, on=cell, suffixes=("", "_new"))
-    if table.empty:
-        raise HgladError("the two sets of results share no cell: expected results of the same profile")
-    half = t_factor(table["seeds"]) * table["sd"] * np.sqrt(1 / table["seeds"] + 1 / table["seeds_new"])
-    half = np.maximum(half, _accuracy_step(committed))
-    low, high = table["mean"] - half, table["mean"] + half
-    inside = table["mean_new"].sub(table["mean"]).abs() <= half + 1e-9
-    compared = table[cell].assign(
-        committed=table["mean"].round(2),
-        recomputed=table["mean_new"].round(2),
-        interval=[f"{a:.2f} to {b:.2f}" if a <= b else "-" for a, b in zip(low, high, strict=True)],
-        verdict=np.where(table["seeds"] < 2, "one seed only", np.where(inside, "inside", "OUTSIDE")),
-    )
-    return compared.sort_values(cell, ignore_index=True)
-
-
-def _accuracy_step(rows: pd.DataFrame) -> float:
-    """Smallest difference between two accuracies that occurs; 0 where all are equal."""
-    steps = np.diff(np.unique(rows["accuracy"].round(3)))
-    return steps.min() if len(steps) else 0.0
-
-
-def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of distilled sets and baselines, without those of single iterates."""
-    return rows[rows["iterate"].isna()] if "iterate" in rows else rows
-
-
-def cell_columns(*frames: pd.DataFrame) -> list[str]:
-    """Columns that say which cell a row belongs to: those of `CELL` that occur, then every other mark.
-
-    A mark is a column of text or truth values, such as `augmentation`; further numbers are measurements.
-    """
-    present = [name for name in CELL if any(name in rows for rows in frames)]
-    others = dict.fromkeys(name for rows in frames for name in rows if _is_mark(rows, name))
-    return present + list(others)
-
-
-def _is_mark(rows: pd.DataFrame, name: str) -> bool:
-    values = rows[name].dropna()
-    return name not in (*CELL, *NOT_CELL) and len(values) > 0 and values.map(type).isin([str, bool]).all()
-
-
-def _as_text(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """Cells that are empty as text, so that they equal each other; ipc and network always are there."""
-    rows = rows.assign(**{name: None for name in cell if name not in rows})
-    marks = [name for name in cell if name not in ("method", "ipc", "network")]
-    return rows.astype(dict.fromkeys(marks, object)).fillna(dict.fromkeys(marks, "-"))
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """One line about a comparison."""
-    judged = table[table["verdict"] != "one seed only"]
-    inside = int((judged["verdict"] == "inside").sum())
-    text = f"{inside} of {len(judged)} recomputed means lie inside the committed 95 % prediction intervals"
-    return text if inside == len(judged) else f"{text}; about 1 in 20 may fall outside by chance"

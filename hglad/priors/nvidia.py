@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pooch
 import torch
 from torch import Tensor
 
@@ -102,6 +101,8 @@ def import_prior(
     path = Path(path) if name is None else download(address, Path(cache or Path(out).parent) / f"{name}.pkl")
     watch = Stopwatch()
     try:
+        import pooch  # its progress bar would warn on every page of the book
+
         digest = pooch.file_hash(path)
         expected = _kept_checksum(path) or digest
         if expected != digest:
@@ -132,6 +133,8 @@ def download(address: str, path: Path) -> Path:
     """
     if path.is_file():
         return path
+    import pooch  # its progress bar would warn on every page of the book
+
     pooch.get_logger().setLevel("WARNING")
     try:
         transfer = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
