@@ -243,4 +243,3 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-publish = write_whole  # until analysis uses the new name

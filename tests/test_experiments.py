@@ -5,7 +5,6 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,17 +12,12 @@ import yaml
 from joblib.externals.loky import get_reusable_executor
 from replacing import replace
 
-from hglad.analysis.claims import CLAIMS
-from hglad.analysis.laboratory import Laboratory
-from hglad.analysis.report.claims import findings
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate as evaluation_module
 from hglad.evaluation.training import confusion_matrix
-from hglad.experiments.ablations import RELEASED, audit
 from hglad.experiments.cost import network_seconds
 from hglad.experiments.definitions import (
     EXPERIMENTS,
-    Experiment,
     experiments_of,
     layer_count,
     layer_names,
@@ -39,14 +33,12 @@ from hglad.experiments.tasks import (
     DistillTask,
     MeasureTask,
     classifier_versions,
-    load_classifier,
 )
 from hglad.experiments.versions import MODULES
-from hglad.metrics import create_metric
 from hglad.paths import PROJECT
-from hglad.search.distillation import data_hash, known_real, load_real
+from hglad.search.distillation import data_hash, known_real
 from hglad.settings import DataSettings, fingerprint
-from hglad.storage import read_json, write_json
+from hglad.storage import read_json
 
 NETWORK = {"name": "convnet", "depth": 1, "width": 4}
 TRAINING = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
@@ -317,42 +309,6 @@ def test_no_experiment_counts_a_result_twice(profile, undisturbed):
         assert not rows.duplicated(names).any()
 
 
-def test_the_sweep_covers_every_layer_but_the_pixels(profile, undisturbed):
-    rows = EXPERIMENTS["glad_baseline"](profile).rows(undisturbed)
-    single = rows[(rows["method"] == "single") & (rows["ipc"] == 1) & (rows["seed"] == 0)]
-    assert sorted(single["layer"].unique()) == [0, 1, 2, 3] and "hierarchical" not in set(rows["method"])
-    laboratory = Laboratory(profile, undisturbed, EXPERIMENTS["glad_baseline"](profile))
-    assert laboratory.swept_layers == [0, 1, 2, 3]
-
-
-def test_without_a_sweep_glads_own_layer_is_shown(profile, undisturbed):
-    without = replace(profile, studies=replace(profile.studies, sweep_seeds=0))
-    laboratory = Laboratory(without, undisturbed, EXPERIMENTS["glad_baseline"](without))
-    assert laboratory.swept_layers == [laboratory.glad_layer()]
-    assert set(laboratory.sweep_rows["layer"]) == {laboratory.glad_layer(), 4}
-    assert set(laboratory.sweep_rows["seed"]) == set(profile.sets["seeds"])
-
-
-def test_every_layer_of_a_further_generator_is_swept(profile, undisturbed, family):
-    experiment = EXPERIMENTS["glad_baseline"](profile)
-    laboratory = Laboratory(profile, undisturbed, experiment)
-    (own, own_names), (rows, names) = laboratory.sweeps().values()
-    assert list(laboratory.sweeps()) == [profile.prior, family]
-    assert own_names == layer_names(profile) and names == ("input", "B0_4_8", "B1_8_4", "pixels")
-    single = rows[rows["method"] == "single"]
-    assert sorted(single["layer"]) == [0, 0, 1, 1, 2, 2] and set(single["seed"]) == {0}
-    assert set(single["generator"]) == {family} and "generator" not in own
-    pixels = [part[part["method"] == "pixels"] for part in (own, rows)]
-    assert set(pixels[0]["layer"]) == {4} and set(pixels[1]["layer"]) == {3}
-    assert list(pixels[0]["accuracy"]) == list(pixels[1]["accuracy"])
-    assert not set(single["key"]) & set(
-        laboratory.rows["key"]
-    )  # the tables stay those of the profile's generator
-    assert laboratory.distilled("single").card["settings"]["prior"] == profile.prior
-    priors = {card["settings"]["prior"] for card in laboratory.cards()}
-    assert priors == {profile.prior, family, "pixels"}
-
-
 def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):
     rows = EXPERIMENTS["metric_ablation"](profile).rows(undisturbed)
     assert set(rows["seed"]) == {0, 1} and (rows.groupby(["seed", "iterate"]).size() == 2).all()
@@ -361,49 +317,11 @@ def test_the_ablation_evaluates_every_measured_iterate(profile, undisturbed):
     assert moments == [(stage, step) for stage in (0, 1) for step in range(4)]
 
 
-def test_distances_of_the_iterates_are_those_of_their_runs(profile, undisturbed):
-    experiment = EXPERIMENTS["metric_ablation"](profile)
-    table = Laboratory(profile, undisturbed, experiment).distances()
-    assert len(table) == 2 * 8 and (table["feature"] > 0).all()
-    for task in experiment.evaluations:
-        card = read_json(undisturbed.set_folder(task.distilled.fingerprint) / "card.json")
-        found = table[table["seed"] == task.seed].sort_values("iterate")
-        for (_, row), (stage, step, distance) in zip(found.iterrows(), card["history"], strict=True):
-            assert (row["stage"], row["step"]) == (stage, step)
-            assert row["class_relevant"] == pytest.approx(distance, rel=0.1)  # of images rounded to 8 bits
-
-
-def test_studies_take_fewer_networks_and_objectives_and_no_full_set(profile):
-    few = replace(profile.studies, repeats=3, cross_full=False, objectives=("dm",))
-    changed = replace(profile, studies=few)
-    cross = EXPERIMENTS["cross_architecture"](changed).evaluations
-    usual = profile.evaluation.repeats
-    assert {(t.network, t.repeats) for t in cross if t.method != "full"} == {("main", usual), ("other", 3)}
-    assert {t.network for t in cross if t.method == "full"} == {"main"}
-    ablation = EXPERIMENTS["metric_ablation"](changed)
-    assert {t.repeats for t in [*ablation.evaluations, *ablation.variants]} == {3}
-    with pytest.raises(HgladError, match="studies.objectives has 'dc'"):
-        replace(profile, studies=replace(few, objectives=("dc",)))
-
-
 def test_a_study_of_some_parts_keeps_the_whole_search_to_compare_with(profile):
     few = replace(profile, studies=replace(profile.studies, parts=("no pixel stage",)))
     some, every = (EXPERIMENTS["metric_ablation"](p).variants for p in (few, profile))
     assert {task.variant for task in some} == {"all parts", "no pixel stage"}
     assert {task.key for task in some} < {task.key for task in every}  # the same runs, not others
-
-
-def test_claims_look_back_on_the_experiments_of_the_profile(profile, undisturbed):
-    experiment = EXPERIMENTS["claims"](profile)
-    assert {"hierarchical_search", "cross_architecture", "metric_ablation"} <= set(experiment.parts)
-    laboratory = Laboratory(profile, undisturbed, experiment)
-    table = findings(laboratory)
-    assert list(dict.fromkeys(table["claim"])) == list(CLAIMS)
-    assert {task.key for part in experiment.parts.values() for task in part.shown} == {
-        task.key for task in experiment.shown
-    }
-    only = replace(profile, studies=replace(profile.studies, experiments=("hierarchical_search", "claims")))
-    assert list(EXPERIMENTS["claims"](only).parts) == ["hierarchical_search"]
 
 
 def test_every_architecture_meets_every_method(profile, undisturbed):
@@ -604,25 +522,6 @@ def test_the_first_version_of_the_baselines_is_no_part_of_the_keys_that_had_none
 # Marks of the rows, which each table gives
 
 
-def test_tables_that_share_an_evaluation_see_their_own_marks(profile, family, undisturbed, tmp_path):
-    """One run stands in several tables; it was computed for one of them, whichever came first."""
-    usual = EXPERIMENTS["hierarchical_search"](profile).evaluations[0]
-    marks = {"variant": "a part", "generator": "another", "augmentation": "crop"}
-    marked = replace(usual, **marks)
-    store = Store(tmp_path)
-    for first in (usual, marked):
-        content = read_json(undisturbed.evaluation_file(usual.key))
-        content["rows"] = [row | first.marks for row in content["rows"]]
-        write_json(store.evaluation_file(usual.key), content)
-        rows = Experiment(profile, [usual]).rows(store)
-        assert not rows.columns.intersection(list(marks)).size and list(rows)[:5] == list(usual.marks)
-        rows = Laboratory(profile, store, Experiment(profile, variants=[usual, marked])).variant_rows
-        assert rows.groupby("variant", dropna=False).size().to_dict() == {"a part": 2, np.nan: 2}
-        swept = Experiment(profile, [usual], families={family: [marked]})
-        sweep, _ = Laboratory(profile, store, swept).sweeps()[family]
-        assert set(sweep["generator"].dropna()) == {"another"}
-
-
 def test_rows_of_a_profile_have_the_marks_of_its_plan(profile, undisturbed):
     evaluations = of_kind(plan(profile), EvaluateTask)
     pd.testing.assert_frame_equal(
@@ -711,69 +610,6 @@ def test_every_committed_result_has_its_task(name):
 # What a notebook takes from the results
 
 
-@pytest.fixture(scope="module")
-def ablation(profile, undisturbed) -> Laboratory:
-    return Laboratory(profile, undisturbed, EXPERIMENTS["metric_ablation"](profile))
-
-
-def test_the_history_of_a_run_marks_the_selected_iterate(ablation):
-    history = ablation.iterate_history(ablation.distances())
-    assert history.groupby("seed")["selected"].sum().tolist() == [1, 1]
-    for seed, run in history.groupby("seed"):
-        card = ablation.distilled("hierarchical", seed=seed).card
-        chosen = run[run["selected"]].iloc[0]
-        assert (chosen["stage"], chosen["step"]) == (card["best"]["stage"], card["best"]["step"])
-        assert run["distance"].min() == chosen["distance"] == card["distance"]
-    layers = [stage.layer for stage in ablation.stages()]
-    assert list(history["layer"]) == [layers[stage] for stage in history["stage"]] and layers == [1, 4]
-
-
-def test_times_are_kept_for_every_metric_and_step(ablation):
-    seconds = ablation.metric_seconds()
-    assert set(seconds["metric"]) == {"class_relevant", "feature"} and (seconds["seconds"] > 0).all()
-    steps = ablation.step_seconds()
-    assert len(steps) == 2 and (steps[["seconds", "measurement"]] > 0).all(axis=None)
-
-
-def test_the_winning_stage_of_a_class_has_its_smallest_distance(ablation):
-    table = ablation.winning_stages()
-    assert list(table.index) == ["seed 0", "seed 1"] and list(table) == list(ablation.classes)
-    distilled = ablation.distilled("hierarchical", seed=1)
-    classifier = load_classifier(
-        DistillTask(ablation.experiment.measures[1].settings).classifier, ablation.store
-    )
-    metric = create_metric("class_relevant", load_real(ablation.profile.data).train, classifier=classifier)
-    images = distilled.iterates.float() / 255
-    by_class = torch.stack([metric.by_class(each, distilled.labels) for each in images])
-    stages = [stage for stage, *_ in distilled.card["history"]]
-    assert [stages[index] for index in by_class.argmin(dim=0)] == list(table.loc["seed 1"])
-
-
-def test_real_images_are_shown_only_where_they_may_be(ablation):
-    images, maps = ablation.activations()
-    assert list(images) == list(maps) == ["real", "distilled"]
-    assert maps["real"].shape[0] == 10 and 0 <= float(maps["real"].min()) <= float(maps["real"].max()) <= 1
-    hidden = replace(ablation.profile, data=replace(ablation.profile.data, show=False))
-    assert list(replace(ablation, profile=hidden).activations()[0]) == ["distilled"]
-
-
-def test_variants_come_with_rows_cards_and_images(profile, undisturbed):
-    laboratory = Laboratory(profile, undisturbed, EXPERIMENTS["paper_vs_code"](profile))
-    names = [variant.name for variant in audit(layer_count(profile))]
-    rows = laboratory.variant_rows
-    assert list(dict.fromkeys(rows["variant"])) == names and set(rows["seed"]) == {0}
-    cards = laboratory.variant_cards()
-    assert list(cards) == names == list(laboratory.variant_images())
-    for variant in audit(layer_count(profile)):
-        (card,) = cards[variant.name]
-        for key, value in variant.search.items():
-            assert card["settings"]["search"][key] == value
-        assert card["settings"]["metric"]["name"] == variant.metric["name"]
-        assert card["settings"]["search"]["layer"] == 2  # of GLaD, which a budget in its work follows
-    last = cards[RELEASED][0]
-    assert [last["best"]["stage"], last["best"]["step"]] == last["history"][-1][:2]
-
-
 def test_the_layer_of_glad_is_that_of_its_objective(profile):
     tuned = {"dm": {"tuned": {"single": {"layer": 3, "lr_features": 0.5}, "pixels": {"lr_pixels": 0.7}}}}
     changed = replace(profile, surrogate=replace(profile.surrogate, objectives=tuned))
@@ -804,18 +640,3 @@ def test_an_objective_may_take_fewer_images_per_class(profile):
     part = replace(profile, surrogate=replace(profile.surrogate, objectives=objectives))
     tasks = of_kind(plan(part, "hierarchical_search"), EvaluateTask)
     assert {task.ipc for task in tasks if task.distilled} == {2}
-
-
-def test_a_metric_that_measures_accuracy_does_not_replace_the_test_accuracy(ablation):
-    """Held-out error and test accuracy of an iterate are two columns."""
-    metric = replace(ablation.profile.metric, compared=("accuracy",))
-    profile = replace(
-        ablation.profile, metric=metric, studies=replace(ablation.profile.studies, ablation_seeds=1)
-    )
-    experiment = EXPERIMENTS["metric_ablation"](profile)
-    run_all([task for task in experiment.measures if not task.done(ablation.store)], ablation.store, cores=1)
-    laboratory = Laboratory(profile, ablation.store, experiment)
-    table, before = laboratory.distances(), ablation.distances()
-    assert laboratory.metrics == ["class_relevant", "held_out_error"]
-    assert list(table["accuracy"]) == list(before[before["seed"] == 0]["accuracy"])
-    assert table["held_out_error"].between(0, 100).all()

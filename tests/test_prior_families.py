@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from hglad.analysis.report import prior_table
+from hglad.analysis.tables import prior_table
 from hglad.data.datasets import load_data
 from hglad.errors import HgladError
 from hglad.evaluation.training import train_classifier
