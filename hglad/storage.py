@@ -241,5 +241,3 @@ class Checkpoint:
         """Remove the file: the result is there, or the computation is to begin anew."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-

@@ -1,4 +1,4 @@
-"""Templates: scalar parameters, one title, figures with a text; the pages of a profile executed from nothing."""
+"""Templates: scalar parameters, one title, figures with a text; pages executed from nothing."""
 
 import ast
 import re

@@ -148,8 +148,8 @@ def _same(table: pd.DataFrame, line: pd.Series, names: Iterable[str]) -> np.ndar
 
 
 def _places(table: pd.DataFrame):
-    """Order of a column's values: methods as `LABELS` has them, the network with the most cells first, numbers by
-    value, text by the alphabet; what has no mark first, but the missing ipc of the full set last.
+    """Order of a column's values: methods as `LABELS` has them, the network with the most cells first, the
+    rest by value; what has no mark first, but the missing ipc of the full set last.
     """
     frequent, first = table["network"].value_counts(), list(dict.fromkeys(table["network"]))
 

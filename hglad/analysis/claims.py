@@ -87,7 +87,7 @@ def on_others(rows: pd.DataFrame, main: str) -> pd.DataFrame:
 
 
 def time_findings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Ratio of the hierarchy's seconds to GLaD's, by objective and ipc, paired over seeds, as `frame.runs` has them."""
+    """Ratio of the hierarchy's seconds to GLaD's, by objective and ipc, paired over seeds."""
     times = runs[runs["method"].isin(["hierarchical", "single"])]
     logarithms = times.assign(accuracy=np.log(times["seconds"]))  # `paired` takes a column of this name
     table = paired(logarithms, "hierarchical", "single", PLACE)
@@ -128,7 +128,7 @@ def metric_findings(distances: pd.DataFrame, metric: str, ipc: int) -> pd.DataFr
 
 
 def _judged(table: pd.DataFrame, bound: float) -> pd.DataFrame:
-    """With the verdict on a difference that is claimed to be above a bound, and what could have been found."""
+    """With the verdict on what is claimed to be above a bound, and what could have been found."""
     cases = [table["high"].isna(), table["low"] > bound, table["high"] < bound]
     least = [detectable(sd, n) for sd, n in zip(table["sd"], table["seeds"], strict=True)]
     return table.assign(verdict=np.select(cases, [TOO_FEW, HOLDS, FAILS], OPEN), detectable=least)

@@ -129,7 +129,7 @@ def as_png(figure: Figure) -> bytes:
 
 @styled
 def accuracy(rows: pd.DataFrame, columns: str = "ipc") -> Figure:
-    """Accuracy of each method at each ipc or on each network, one panel per objective; the full set is dashed.
+    """Accuracy of each method at each ipc or on each network, a panel per objective; the full set is dashed.
 
     Args:
         rows: result rows, with one layer for the single-layer search.
@@ -270,9 +270,8 @@ def _estimate(
     if spread is not None:
         axes.plot(*(places, seeds)[flip], "o", color=color, alpha=0.45, markersize=4, markeredgewidth=0)
     look = {"markeredgecolor": "white"} if marker == "D" else {"markerfacecolor": "white"}
-    axes.errorbar(
-        *(place, mean)[flip], **{f"{along}err": error}, fmt=marker, markersize=6, capsize=4, color=color, label=label, **look
-    )  # fmt: skip
+    look |= {f"{along}err": error, "fmt": marker, "markersize": 6, "capsize": 4, "color": color}
+    axes.errorbar(*(place, mean)[flip], label=label, **look)
     return mean
 
 

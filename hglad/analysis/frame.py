@@ -104,9 +104,9 @@ def runs(experiment) -> pd.DataFrame:
 
     Returns:
         `objective`, `method`, `layer`, `ipc`, `seed`, `generator`, `variant`; `settings`, `card`, `key`;
-        `latents` (averaged for each image at the start), `steps`, `seconds`, `device`, `gflop` (through the generator, forward and back), `kept` (name of the
-        stage that made the kept iterate), `kept_stage` and `kept_step`; `clipped` (share), `invalid`,
-        `change` where stages begin, the largest.
+        `latents` (averaged for each image at the start), `steps`, `seconds`, `device`, `gflop` (through the
+        generator, forward and back); `kept` (name of the stage that made the kept iterate), `kept_stage`,
+        `kept_step`; the largest `clipped` (share), `invalid` and `change` where stages begin.
     """
     found: dict[tuple, dict] = {}
     for task in experiment.plan.all_evaluations:
@@ -154,7 +154,9 @@ def made_at(card: dict) -> tuple[int, int]:
 
 
 def history(found: pd.DataFrame) -> pd.DataFrame:
-    """Measured iterates of runs: marks of the run, `iterate`, `stage` (index), `layer` (split point), `stage_name`, `step` within it, `at` (step of the run), `distance`, and which one was `selected`."""
+    """Measured iterates of runs: their marks, `iterate`, `stage` (index), `layer` (split point), `stage_name`,
+    `step` of the stage, `at` (step of the run), `distance`, and which one was `selected`.
+    """
     parts = []
     for run in found.itertuples():
         part = pd.DataFrame(run.card["history"], columns=["stage", "step", "distance"])
@@ -333,7 +335,7 @@ def first_images(distilled) -> Tensor:
 
 
 def activations(experiment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """First real images, where they may be shown, and those of the ablation's first run; their activation maps.
+    """Real images, where they may be shown, and those of the ablation's first run; their activation maps.
 
     The classifier is that of the selection metric.
     """

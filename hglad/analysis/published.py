@@ -36,7 +36,7 @@ SAME = re.compile(r"same architecture \(ConvNet-(\d+)\)")
 CROSS = re.compile(r"cross-architecture mean \((.+)\)")
 
 MANY, ONE = "20 networks of each of 5 sets", "5 networks of one set"
-EVALUATIONS = {  # by method, objective and data set, or by the method alone: protocol, networks behind a number
+EVALUATIONS = {  # by method, objective and data set, or by the method: protocol, networks behind a number
     "GLaD": ("glad", ONE),
     "H-GLaD": ("glad", ONE),
     ("pixel", "dc", "cifar10"): ("dc", MANY),

@@ -317,8 +317,10 @@ def verdicts(found: pd.DataFrame, name: str = "difference") -> Sentences:
         place = [row["objective"].upper()] * (found["objective"].nunique() > 1)
         place += [f"ipc {row['ipc']:g}"] if "ipc" in found else []
         what = row[name] if name in found else comparison(row)
-        numbers = f"{signed(row['mean'])}{f', {interval_text(row)}' if pd.notna(row['high']) else ''}, n = {row['seeds']}"
-        groups[texts[side(row)]].append(f"{what} ({', '.join([*place, numbers])})")
+        place += (
+            [signed(row["mean"])] + [interval_text(row)] * pd.notna(row["high"]) + [f"n = {row['seeds']}"]
+        )
+        groups[texts[side(row)]].append(f"{what} ({', '.join(place)})")
     return Sentences([f"{text}: {'; '.join(names)}." for text, names in groups.items() if names])
 
 
@@ -365,7 +367,7 @@ def finding_table(found: pd.DataFrame, claim: str) -> Table:
 
 
 def published_tables(found: pd.DataFrame) -> list[Table]:
-    """Published numbers that have one of ours beside them, with what differs; then the rest, each with the reason.
+    """Published numbers that have one of ours beside them, with what differs; then the rest, with the reason.
 
     Args:
         found: as `published.numbers` gives it.
@@ -420,7 +422,8 @@ def prior_table(*priors: str) -> Table:
         columns[prior] = {
             "training": f"{training['steps']:,} steps of {training['batch_size']} images, "
             f"{duration(card['provenance']['seconds'])}",
-            "samples that show the class asked for": f"{quality['intended_class']:.2f} % of {quality['samples']:,}",
+            "samples that show the class asked for": f"{quality['intended_class']:.2f} % of "
+            f"{quality['samples']:,}",
             "test accuracy of a network trained on samples only": f"{quality['trained_on_samples']:.1f} %",
             "test accuracy of it trained on the real images": f"{quality['real_test_accuracy']:.1f} %",
         }
