@@ -154,8 +154,8 @@ def made_at(card: dict) -> tuple[int, int]:
 
 
 def history(found: pd.DataFrame) -> pd.DataFrame:
-    """Measured iterates of runs: their marks, `iterate`, `stage` (index), `layer` (split point), `stage_name`,
-    `step` of the stage, `at` (step of the run), `distance`, and which one was `selected`.
+    """Measured iterates of runs: their marks, `iterate`, `stage` (index), `layer` (split point),
+    `stage_name`, `step` of the stage, `at` (step of the run), `distance`, and which one was `selected`.
     """
     parts = []
     for run in found.itertuples():
