@@ -109,32 +109,30 @@ def trace(path: Path | str) -> dict:
     """What is known about the origin of a result, a folder of results, an executed notebook or a page.
 
     Returns:
-        `kind`, `path`, and for one result `FIELDS`; for a folder `groups` (by commit, clean tree and device:
-        the number of results of each kind, their seconds, first and last start), `unrecorded` (results that
-        do not say their versions) and `damaged` files; for a notebook, or a page with results, what
-        `hglad.book` wrote into it; for another page `commit` and `clean` of the book. `older` says what was
-        made by algorithms that have another version now, such as "search version 1, now 2"; in a folder how
-        many results.
+        `kind`, `path`, and for one result `FIELDS`; for a folder `groups` (by commit, clean tree and device),
+        the number of `unrecorded` results, which do not say their versions, and `damaged` files; for a
+        notebook, or a page with results, what `hglad.book` wrote into it; for another page `commit` and
+        `clean` of the book. With all but the last: what is `older`, in a folder with its number of results.
 
     Raises:
         HgladError: nothing there, or a file that is none of these.
     """
     path = Path(path)
     if not path.exists():
-        raise HgladError(
-            f"no {path}: expected a result, a folder of results, a notebook or a page of the book"
-        )
+        expected = "a result, a folder of results, a notebook or a page of the book"
+        raise HgladError(f"no {path}: expected {expected}")
     if path.is_dir() and not (path / "card.json").is_file():
         return _of_folder(path)
-    if path.suffix == ".ipynb":
-        return _of_notebook(path, notebook_metadata(path))
     if path.suffix == ".html":
-        return _of_page(path)
-    found = record_of(path)
-    behind = path.parent.parent / "sets" / str(found["set"]) / "card.json"
-    if found["prior_hash"] is None and behind.is_file():  # recorded with the set only, once
-        found["prior_hash"] = record_of(behind)["prior_hash"]
-    return found | {"older": older(found["algorithms"])}
+        found = _of_page(path)
+    elif path.suffix == ".ipynb":
+        found = {"kind": "notebook", "path": str(path)} | notebook_metadata(path)
+    else:
+        found = record_of(path)
+        behind = path.parent.parent / "sets" / str(found["set"]) / "card.json"
+        if found["prior_hash"] is None and behind.is_file():  # recorded with the set only, once
+            found["prior_hash"] = record_of(behind)["prior_hash"]
+    return found | ({"older": older(found["algorithms"])} if "algorithms" in found else {})
 
 
 def older(algorithms: dict | None) -> list[str]:
@@ -176,8 +174,7 @@ def record_of(path: Path) -> dict:
 
 def _content(path: Path) -> dict:
     """What a file says of itself: its JSON, or the card in it or next to it."""
-    if path.is_dir():
-        path = path / "card.json"
+    path = path / "card.json" if path.is_dir() else path
     if path.suffix == ".json":
         content = read_json(path)
         return content if isinstance(content, dict) else {}
@@ -202,23 +199,27 @@ def records(root: Path, damaged: list[str] | None = None) -> Iterator[dict]:
 
 
 def _of_folder(root: Path) -> dict:
-    groups: dict[tuple, list[dict]] = {}
     damaged: list[str] = []
     found = list(records(root, damaged))
     if not found and not damaged:
         advice = "expected the folder of a set or of results, such as data/results/digits"
         raise HgladError(f"no results in {root}: {advice}")
+    groups: dict[tuple, list[dict]] = {}
     for record in found:
         groups.setdefault((record["commit"], record["clean"], record["device"]), []).append(record)
-    rows = []
-    for (commit, clean, device), members in groups.items():
-        kinds, together = dict(Counter(record["kind"] for record in members)), summary(members)
-        rows.append({"commit": commit, "clean": clean, "device": device, "results": kinds})
-        rows[-1] |= {"seconds": together["seconds"], "started": together["started"]}
-    made_by = Counter(text for record in found for text in older(record["algorithms"]))
-    unrecorded = sum(record["algorithms"] is None for record in found)
-    about = {"kind": "results", "path": str(root), "groups": rows, "older": dict(made_by)}
-    return about | {"unrecorded": unrecorded, "damaged": damaged}
+    return {
+        "kind": "results",
+        "path": str(root),
+        "groups": [
+            {"commit": commit, "clean": clean, "device": device}
+            | {"results": dict(Counter(record["kind"] for record in members))}
+            | {name: summary(members)[name] for name in ("seconds", "started")}
+            for (commit, clean, device), members in groups.items()
+        ],
+        "older": dict(Counter(text for record in found for text in older(record["algorithms"]))),
+        "unrecorded": sum(record["algorithms"] is None for record in found),
+        "damaged": damaged,
+    }
 
 
 def summary(members: Iterable[dict]) -> dict:
@@ -228,15 +229,14 @@ def summary(members: Iterable[dict]) -> dict:
     def each(name: str) -> list:
         return sorted({record[name] for record in members if record[name] is not None})
 
-    own = [
-        {"hglad": record["hglad"], "python": record["python"]} | (record["packages"] or {})
-        for record in members
-    ]
+    packages = {("hglad", version) for version in each("hglad")}
+    packages |= {("python", version) for version in each("python")}
+    packages |= {package for record in members for package in (record["packages"] or {}).items()}
     started = each("started")
     return {
         "commits": sorted({commit_text(record) for record in members if record["device"]}),
         "devices": each("device"),
-        "packages": sorted({f"{name} {v}" for versions in own for name, v in versions.items() if v}),
+        "packages": sorted(f"{name} {version}" for name, version in packages if version),
         "data_hash": each("data_hash"),
         "prior_hash": each("prior_hash"),
         "seeds": sorted({record["seed"] for record in members if isinstance(record["seed"], int)}),
@@ -273,13 +273,10 @@ def _of_page(path: Path) -> dict:
         raise HgladError(
             f"{path} is not in a book that hglad book built: expected {PAGES} in one of its folders"
         )
-    content, name = read_json(root / PAGES), page.relative_to(root).with_suffix("").as_posix()
-    about = {"kind": "page", "path": str(path), "commit": content["commit"], "clean": content["clean"]}
-    return _of_notebook(path, content["pages"][name]) if name in content["pages"] else about
-
-
-def _of_notebook(path: Path, metadata: dict) -> dict:
-    return {"kind": "notebook", "path": str(path), **metadata, "older": older(metadata["algorithms"])}
+    book, name = read_json(root / PAGES), page.relative_to(root).with_suffix("").as_posix()
+    if name in book["pages"]:
+        return {"kind": "notebook", "path": str(path)} | book["pages"][name]
+    return {"kind": "page", "path": str(path), "commit": book["commit"], "clean": book["clean"]}
 
 
 def code_text(record: dict) -> str:

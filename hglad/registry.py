@@ -3,7 +3,7 @@
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -91,12 +91,16 @@ class Registry:
         found = inspect.signature(self.get(name)).parameters.get(option)
         return otherwise if found is None else found.default
 
-    def create(self, name: str, *arguments: object, **options: object) -> Any:
-        """Call the factory `name`; an unknown name or option raises `HgladError`."""
+    def check(self, name: str, options: Iterable[str]) -> None:
+        """Raise `HgladError` for an unknown name, and for an option that is unknown or not the user's."""
         known = self.options(name)
         for option in options:
             if option not in known:
                 raise unknown(f"option of the {self.kind} {name!r},", option, known)
+
+    def create(self, name: str, *arguments: object, **options: object) -> Any:
+        """Call the factory `name`; an unknown name or option raises `HgladError`."""
+        self.check(name, options)
         return self.factories[name](*arguments, **options)
 
     def version(self, name: str) -> int:

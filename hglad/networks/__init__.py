@@ -7,7 +7,7 @@ import torch
 from hglad.errors import HgladError
 from hglad.networks import libraries
 from hglad.networks.classifier import Classifier, initialize, redraw, require, require_size, scaled
-from hglad.registry import Registry, unknown
+from hglad.registry import Registry
 
 __all__ = [
     "NETWORKS", "Classifier", "create_network", "initialize", "redraw", "register_network",
@@ -19,13 +19,8 @@ class NetworkRegistry(Registry):
     """Own networks by name, and those of torchvision and timm as "library:model"."""
 
     def check(self, name: str, options: Iterable[str]) -> None:
-        """Raise `HgladError` for an unknown network, and for an option that is unknown or not the user's."""
-        if ":" in str(name):
-            return libraries.check(name, options)
-        known = self.options(name)
-        for option in options:
-            if option not in known:
-                raise unknown(f"option of the network {name!r},", option, known)
+        """As `Registry.check`."""
+        (libraries.check if ":" in str(name) else super().check)(name, options)
 
     def version(self, name: str) -> int | str:
         """The number `VERSION` of the module that defines the network; of a library, with its release."""
