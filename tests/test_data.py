@@ -355,7 +355,7 @@ def test_an_image_folder_of_wordnet_ids_has_names(tmp_path):
     ("name", "options", "parts"),
     [
         ("cifar-10", {}, ["'cifar-10'", "'cifar10'"]),
-        ("wof", {}, ["'wof'", "'imagewoof'"]),
+        ("wof", {}, ["'wof'", "imagewoof"]),
         ("digits", {"resolution": 0}, [0]),
         ("digits", {"resolution": -4}, [-4]),
         ("digits", {"channels": 2}, [2]),

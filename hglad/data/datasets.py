@@ -1,14 +1,13 @@
 """Real images: one split as a uint8 tensor sorted by class, and the registry of data sets.
 
-A new data set is one function under `@data_set(name, description)` that takes a `Request` and returns
-a `DataSet`; `load_data` and `available` then know it.
+A new data set is one function under `@DATA_SETS.register(name)` that takes a `Request` and returns a
+`DataSet` on the CPU; `load_data` and `available`, which shows its docstring, then know it.
 
 What `hglad data check --record` writes of a data set into `data/records/` suffices to name and show its
 results where the images are not. Its images then have the right shape and no content (PyTorch's `meta`
 device): whatever would look at a pixel fails, and nothing is computed from images that are not there.
 """
 
-import difflib
 import hashlib
 import math
 import os
@@ -34,7 +33,8 @@ from hglad.data.image_files import (
 )
 from hglad.errors import HgladError
 from hglad.paths import PROJECT, cache_folder
-from hglad.settings import DataSettings
+from hglad.registry import Registry
+from hglad.settings import DataSettings, suggestion
 from hglad.storage import read_json, write_json
 
 RECORDS = PROJECT / "data" / "records"
@@ -178,6 +178,10 @@ class DataSet:
     train: RealData
     test: RealData
 
+    @property
+    def splits(self) -> dict[str, RealData]:
+        return {"train": self.train, "test": self.test}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -190,22 +194,12 @@ class Request:
     download: bool = False
 
 
-_LOADERS: dict[str, tuple[str, Callable[[Request], DataSet]]] = {}
-
-
-def data_set(name: str, description: str) -> Callable:
-    """Register a loader, a function from a `Request` to a `DataSet` on the CPU, under `name`."""
-
-    def register(loader: Callable[[Request], DataSet]) -> Callable[[Request], DataSet]:
-        _LOADERS[name] = (description, loader)
-        return loader
-
-    return register
+DATA_SETS = Registry("data set")
 
 
 def available() -> list[tuple[str, str]]:
     """(name, description) of every registered data set."""
-    return [(name, description) for name, (description, _) in _LOADERS.items()]
+    return [(name, loader.__doc__) for name, loader in DATA_SETS.factories.items()]
 
 
 def load_data(
@@ -227,29 +221,27 @@ def load_data(
         raise HgladError(f"wrong channel count: {channels}, expected 1 (gray) or 3 (RGB)")
     name, root = str(name), None if root is None else Path(root)
     request = Request(OTHER_NAMES.get(name, name), root, resolution, channels, download)
-    if request.name not in _LOADERS:
+    if request.name not in DATA_SETS.names():
         if not Path(name).is_dir():
-            nearest = difflib.get_close_matches(name, [*_LOADERS, *OTHER_NAMES], n=1, cutoff=0)[0]
-            raise HgladError(f"no data set {name!r} and no folder of that path; did you mean {nearest!r}?")
+            nearest = suggestion(name, [*DATA_SETS.names(), *OTHER_NAMES])
+            raise HgladError(f"no data set {name!r} and no folder of that path: {nearest}")
         request = replace(request, name="folder", root=Path(name))
-    dataset = _LOADERS[request.name][1](request)
+    dataset = DATA_SETS.create(request.name, request)
     return DataSet(dataset.name, dataset.train.to(device), dataset.test.to(device))
 
 
 def describe(dataset: DataSet) -> dict:
     """Name, shape, statistics, and per split the images per class and the content hash; fit for JSON."""
-    splits = {"train": dataset.train, "test": dataset.test}
+    splits = dataset.splits.items()
     return {
         "name": dataset.name,
         "image_shape": list(dataset.train.image_shape),
         "classes": len(dataset.train.classes),
         "mean": [round(value, 4) for value in dataset.train.mean.tolist()],
         "std": [round(value, 4) for value in dataset.train.std.tolist()],
-        "images": {split: len(data.images) for split, data in splits.items()},
-        "counts": {
-            split: dict(zip(data.classes, data.counts, strict=True)) for split, data in splits.items()
-        },
-        "content_hash": {split: data.content_hash for split, data in splits.items()},
+        "images": {split: len(data.images) for split, data in splits},
+        "counts": {split: dict(zip(data.classes, data.counts, strict=True)) for split, data in splits},
+        "content_hash": {split: data.content_hash for split, data in splits},
     }
 
 
@@ -261,11 +253,11 @@ def record_file(data: DataSettings, folder: Path = RECORDS) -> Path:
 
 def write_record(dataset: DataSet, file: Path) -> None:
     """Write what is to be known of a data set."""
-    train, splits = dataset.train, {"train": dataset.train, "test": dataset.test}
-    content = {"name": dataset.name, "image_shape": list(train.image_shape), "classes": list(train.classes)}
+    train = dataset.train
+    content = {"name": dataset.name, "image_shape": train.image_shape, "classes": train.classes}
     content |= {"mean": train.mean.tolist(), "std": train.std.tolist()}
-    for split, real in splits.items():
-        content[split] = {"counts": list(real.counts), "content_hash": real.content_hash}
+    for split, real in dataset.splits.items():
+        content[split] = {"counts": real.counts, "content_hash": real.content_hash}
     write_json(file, content)
 
 
@@ -370,8 +362,9 @@ def _with_channels(images: np.ndarray, request: Request) -> np.ndarray:
     return images if channels == images.shape[1] else images.repeat(channels, axis=1)
 
 
-@data_set("digits", "scikit-learn's 1,797 handwritten digits, gray, 16 x 16; ships with the package")
+@DATA_SETS.register("digits")
 def _digits(request: Request) -> DataSet:
+    """scikit-learn's 1,797 handwritten digits, gray, 16 x 16; ships with the package"""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -385,9 +378,10 @@ def _digits(request: Request) -> DataSet:
     return from_arrays(request.name, train, test, [str(name) for name in source.target_names])
 
 
-@data_set("cifar100", "CIFAR-100 by torchvision, 32 x 32; root: its folder, or download")
-@data_set("cifar10", "CIFAR-10 by torchvision, 32 x 32; root: its folder, or download")
+@DATA_SETS.register("cifar100")
+@DATA_SETS.register("cifar10")
 def _cifar(request: Request) -> DataSet:
+    """CIFAR by torchvision, 32 x 32; root: its folder, or download"""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     archive = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
@@ -411,8 +405,9 @@ def _torchvision(archive: Callable, request: Request, **options: object) -> obje
         raise HgladError(f"data set {request.name!r} is not usable in {root}: {reason}; {advice}") from error
 
 
-@data_set("imagenette", "ten easy ImageNet classes; root: torchvision's or an ImageNet folder, or download")
+@DATA_SETS.register("imagenette")
 def _imagenette(request: Request) -> DataSet:
+    """ten easy ImageNet classes; root: torchvision's or an ImageNet folder, or download"""
     from torchvision.datasets import Imagenette
 
     if request.root and (request.root / "train").is_dir():
@@ -423,8 +418,9 @@ def _imagenette(request: Request) -> DataSet:
     return _from_files(request, *splits, [names[0] for names in archive.classes], resolution=128)
 
 
-@data_set("tiny-imagenet", "Tiny-ImageNet, 200 classes, 64 x 64; root: tiny-imagenet-200 as it comes")
+@DATA_SETS.register("tiny-imagenet")
 def _tiny_imagenet(request: Request) -> DataSet:
+    """Tiny-ImageNet, 200 classes, 64 x 64; root: tiny-imagenet-200 as it comes"""
     root = _root(request, "the folder tiny-imagenet-200 with train/ and val/")
     train = folder_files(root / "train")
     test = annotated_files(root / "val", sorted(train))
@@ -432,7 +428,7 @@ def _tiny_imagenet(request: Request) -> DataSet:
 
 
 def _imagenet_subset(request: Request) -> DataSet:
-    """Ten classes by their rank among the sorted ids of all 1,000."""
+    """ten ImageNet classes, 128 x 128; root: an ImageNet folder"""
     root = _root(request, "the ImageNet folder with train/<class id>/ and val/<class id>/")
     ids = class_folders(root / "train")
     if len(ids) != 1000:
@@ -444,17 +440,16 @@ def _imagenet_subset(request: Request) -> DataSet:
 
 
 for _name in sorted(IMAGENET_SUBSETS.keys() - {"imagenette"}):
-    data_set(_name, "ten ImageNet classes, 128 x 128; root: an ImageNet folder")(_imagenet_subset)
+    DATA_SETS.register(_name)(_imagenet_subset)
 
 
-@data_set("folder", "any folder root/{train,test or val}/<class>/<image>; give the resolution")
+@DATA_SETS.register("folder")
 def _folder(request: Request) -> DataSet:
+    """any folder root/{train,test or val}/<class>/<image>; give the resolution"""
     root = _root(request, "the folder with train/ and test/ or val/")
     if request.resolution is None:
-        raise HgladError(
-            f"no resolution for the image folder {root}, expected pixels; give --resolution "
-            "(data.resolution in a profile)"
-        )
+        advice = "expected pixels; give --resolution (data.resolution in a profile)"
+        raise HgladError(f"no resolution for the image folder {root}, {advice}")
     train = folder_files(root / "train")
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
@@ -465,9 +460,8 @@ def _folder(request: Request) -> DataSet:
 
 def _root(request: Request, expected: str) -> Path:
     if request.root is None:
-        raise HgladError(
-            f"data set {request.name!r} needs a root, {expected}; give --root (data.root in a profile)"
-        )
+        advice = f"{expected}; give --root (data.root in a profile)"
+        raise HgladError(f"data set {request.name!r} needs a root, {advice}")
     return request.root
 
 
