@@ -381,7 +381,7 @@ def _digits(request: Request) -> DataSet:
 @DATA_SETS.register("cifar100")
 @DATA_SETS.register("cifar10")
 def _cifar(request: Request) -> DataSet:
-    """CIFAR by torchvision, 32 x 32; root: its folder, or download"""
+    """CIFAR-10 or CIFAR-100 by torchvision, 32 x 32; root: its folder, or download"""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     archive = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
