@@ -14,7 +14,7 @@ _EXPORTS = {
     "evaluate": "hglad.evaluation.evaluate",
     "load_data": "hglad.data.datasets",
     "load_prior": "hglad.priors",
-    "read_profile": "hglad.experiments.profile_file",
+    "read_profile": "hglad.experiments",
     "read_set": "hglad.evaluation.sets",
 }
 __all__ = ["__version__", *sorted(_EXPORTS)]

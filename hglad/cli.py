@@ -201,7 +201,7 @@ def run(
     complete = batch.run()
     if complete and notebooks:
         from hglad.book.notebooks import execute_all
-        from hglad.experiments.profile_file import read_profile
+        from hglad.experiments.checks import read_profile
 
         execute_all(config, results, notebooks, only)
         if book:
@@ -222,8 +222,7 @@ def job(folder: Path, name: str) -> None:
 @app.command()
 def check(config: Config) -> None:
     """See whether a profile fits, and how much it computes."""
-    from hglad.experiments.profile_checks import check_profile, summary
-    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.checks import check_profile, read_profile, summary
 
     profile = read_profile(config)
     check_profile(profile)
@@ -239,14 +238,15 @@ def experts(
     device: Device = "cpu",
 ) -> None:
     """Train expert trajectories for trajectory matching."""
-    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.checks import read_profile
     from hglad.experiments.runner import run_all
     from hglad.experiments.store import Store
     from hglad.experiments.tasks import expert_tasks
     from hglad.settings import ExpertSettings
 
     profile = read_profile(config)
-    settings = profile.objective("mtt").experts or ExpertSettings()
+    own = [each.experts for each in profile.objectives.values() if each.experts]
+    settings = own[0] if own else ExpertSettings()
     settings = settings.changed(count=count or settings.count)
     store = Store.of_profile(profile.profile, results)
     tasks = expert_tasks(profile.data, profile.surrogate.network, settings)
@@ -323,36 +323,38 @@ def explain(
 
 def _resolved(config, objective, search, prior, ipc, seed, preset, assignments, keep_iterates=False) -> tuple:
     """Profile, and settings of one of its runs: the profile's, then the preset's, then those of --set."""
-    from dataclasses import replace
-
-    import yaml
-
-    from hglad.experiments import presets
-    from hglad.experiments.definitions import layer_count
-    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.checks import of_runs, read_profile
     from hglad.search.distillation import DistillationSettings
 
-    profile = read_profile(config)
-    profile = replace(profile, prior=prior or profile.prior)
-    changes = {"search": {}, "metric": {}}
+    changes = _changes(config, objective, prior, ipc, preset, assignments)
+    own = of_runs(changes)
+    profile = read_profile(config, {key: value for key, value in changes.items() if key not in own})
+    return profile, DistillationSettings.of(profile, objective, search, ipc, seed, own, keep_iterates)
+
+
+def _changes(config, objective, prior, ipc, preset, assignments) -> dict:
+    """Changes to a profile, by dotted key: those of a preset, then those of --set."""
+    import yaml
+
+    from hglad.experiments import plans
+    from hglad.experiments.checks import read_profile
+
+    changes = {} if prior is None else {"prior": prior}
     if preset is not None:
-        if profile.prior is None:
+        name = read_profile(config, changes).prior
+        if name is None:
             raise HgladError(f"preset '{preset}' needs a generator: name one with --prior")
-        points = layer_count(profile)
-        changes = presets.preset(preset, points, ipc)
-        changes["search"] |= presets.published_schedule(preset, objective, points, ipc)
+        changes |= plans.preset(preset, objective, len(plans.layers_of(name)), ipc)
     for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        group, dot, key = name.partition(".")
-        if not equals or not dot or group not in changes:
-            raise HgladError(f"--set {assignment!r}: expected search.KEY=VALUE or metric.KEY=VALUE")
+        key, equals, value = assignment.partition("=")
+        if not equals or "." not in key:
+            raise HgladError(f"--set {assignment!r}: expected KEY=VALUE, such as search.steps=100")
         try:
-            changes[group][key] = yaml.safe_load(value)
+            changes[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             text = f"--set {assignment!r}: cannot read the value; expected YAML, such as [1, 3]"
             raise HgladError(text) from None
-    keep = {"keep_iterates": keep_iterates}
-    return profile, DistillationSettings.of(profile, objective, search, ipc, seed, **changes, **keep)
+    return changes
 
 
 @app.command()
@@ -371,12 +373,12 @@ def tune(
 ) -> None:
     """Find rates, layer and stages of each search on held-out training images."""
     from hglad.experiments import tuning
-    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.checks import read_profile
     from hglad.experiments.store import Store
     from hglad.storage import write_json
 
     profile = read_profile(config)
-    settings = tuning.TuningSettings(trials, seeds, repeats, holdout)
+    settings = tuning.TuningSettings(trials=trials, seeds=seeds, repeats=repeats, holdout=holdout)
     earlier = tuning.read_earlier(json_file, profile, settings) if json_file else None
     store = Store(results or Path("_build", "tuning", profile.profile))
     objectives, searches = ([name] if name else None for name in (objective, search))
@@ -579,28 +581,25 @@ def results_slim(
     results: Results = None,
 ) -> None:
     """Delete the images of sets that no page shows."""
-    from hglad.evaluation.sets import leave_images_out
-    from hglad.experiments.profile_file import read_profile
-    from hglad.experiments.slim import mebibytes, unneeded_images
+    from hglad.experiments.checks import read_profile
+    from hglad.experiments.plans import drop_images
     from hglad.experiments.store import Store
 
     profile = read_profile(config)
     store = Store.of_profile(profile.profile, results)
     if not store.root.is_dir():
         raise HgladError(f"no results in {store.root}: expected some from hglad run {config}")
-    folders = unneeded_images(profile, store)
-    size, did = mebibytes(folders), "would leave out" if dry_run else "left out"
-    for folder in [] if dry_run else folders:
-        leave_images_out(folder)
+    folders, size = drop_images(profile, store, remove=not dry_run)
+    did = "would leave out" if dry_run else "left out"
     print(f"{did} the images of {len(folders)} sets in {store.root}, {size:.1f} MiB")
 
 
 def _named_results(name: str, results: Path | None) -> tuple:
     """Store of a profile or a folder, and marks by key of what a profile's file plans; none for all of it."""
-    from hglad.experiments.definitions import plan
-    from hglad.experiments.evaluation_task import EvaluateTask, marks_by_key
-    from hglad.experiments.profile_file import read_profile
+    from hglad.experiments.checks import read_profile
+    from hglad.experiments.plans import plan
     from hglad.experiments.store import Store
+    from hglad.experiments.tasks import EvaluateTask, marks_by_key
 
     if not name.endswith((".yaml", ".yml")):
         return Store.named(name, results), None

@@ -12,13 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
+from hglad.settings import fingerprint, suggestion
 from hglad.storage import read_json, read_metadata
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
@@ -105,6 +108,24 @@ class Stopwatch:
         }
 
 
+MODULES = {
+    "search": "hglad.search.loop",
+    "augment": "hglad.data.augmentation",
+    "training": "hglad.evaluation.training",
+    "experts": "hglad.objectives.experts",
+    "baselines": "hglad.evaluation.baselines",
+    "prior pixels": "hglad.priors.pixels",
+    "recipe": "hglad.priors.files",
+    "gan": "hglad.priors.training.gan",
+}
+REGISTRIES = {
+    "objective": ("hglad.objectives", "OBJECTIVES"),
+    "metric": ("hglad.metrics", "METRICS"),
+    "network": ("hglad.networks", "NETWORKS"),
+    "prior": ("hglad.priors", "PRIORS"),
+}  # imported when they are asked for: they record where their results come from, too
+
+
 def trace(path: Path | str) -> dict:
     """What is known about the origin of a result, a folder of results, an executed notebook or a page.
 
@@ -137,9 +158,50 @@ def trace(path: Path | str) -> dict:
 
 def older(algorithms: dict | None) -> list[str]:
     """What has another version now than it had, such as "search version 1, now 2"."""
-    from hglad.experiments.versions import differences  # imports all components
+    now = {component: version_of(component, "not there") for component in algorithms or {}}
+    return [
+        f"{component} version {version}, now {now[component]}"
+        for component, version in sorted((algorithms or {}).items())
+        if now[component] != version
+    ]
 
-    return differences(algorithms or {})
+
+def version_of(component: str, otherwise: str | None = None) -> int | str:
+    """Version of an algorithm now: a module with a number `VERSION`, or a registered part, "objective dm".
+
+    A network of a library has that library's release in it. An unknown component raises `HgladError`, or is
+    `otherwise` where that is given.
+    """
+    kind, _, name = component.partition(" ")
+    try:
+        if component in MODULES:
+            return import_module(MODULES[component]).VERSION
+        if kind in REGISTRIES:
+            package, registry = REGISTRIES[kind]
+            return getattr(import_module(package), registry).version(name)
+    except HgladError:
+        if otherwise is None:
+            raise
+    if otherwise is None:
+        known = [*MODULES, *(f"{kind} NAME" for kind in REGISTRIES)]
+        raise HgladError(f"unknown component '{component}': {suggestion(component, known)}")
+    return otherwise
+
+
+def versions_of(*components: str) -> dict[str, int | str]:
+    """Components with their versions now, for a key and for the record of a result."""
+    return {component: version_of(component) for component in components}
+
+
+def declared(identity: Any, components: dict[str, int | str]) -> dict[str, Any]:
+    """For the record of a result: its `key`, its `request` (equal for other algorithms) and `algorithms`.
+
+    Args:
+        identity: plain values or settings that the result follows from.
+        components: algorithms that made it, with their versions.
+    """
+    request = {"request": fingerprint(identity), "algorithms": components}
+    return {"key": fingerprint(identity, components)} | request
 
 
 def record_of(path: Path) -> dict:

@@ -3,15 +3,12 @@
 A setting is a field of a frozen pydantic model, its text stands below it. Nothing here needs torch.
 """
 
-import dataclasses
 import difflib
 import hashlib
 import json
 import math
 import re
-import types
-import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -89,7 +86,13 @@ class Settings(pydantic.BaseModel, metaclass=_OneLineErrors):
 
     def identity(self) -> dict[str, Any]:
         """Plain values that differ from their defaults: a new option with a default changes no key."""
-        return identity(self)
+        values = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            usual = field.get_default(call_default_factory=True)
+            if value != usual and field.json_schema_extra != NOT_IN_KEY:
+                values[name] = identity(value)
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""
@@ -132,7 +135,8 @@ EXPECTED = {  # kind of pydantic error -> what was expected
     "greater_than_equal": "at least {ge:g}",
     "less_than": "below {lt:g}",
     "less_than_equal": "at most {le:g}",
-    "too_short": "at least {min_length} of them",
+    "too_short": "at least {min_length}",
+    "string_pattern_mismatch": "letters, digits, '-', '_' and '.', beginning with one of the first two",
     "literal_error": "{expected}",
 }
 
@@ -176,10 +180,16 @@ def _path(place: tuple[str | int, ...]) -> str:
 def _group(cls: type[Settings] | None, place: tuple[str | int, ...]) -> type[Settings] | None:
     """The settings at `place`; none where a single value stands."""
     for step in place:
-        hint = cls.model_fields[step].annotation if cls else None
-        hints = [each for each in (hint, *get_args(hint)) if isinstance(each, type)]
-        cls = next((each for each in hints if issubclass(each, Settings)), None)
+        if isinstance(step, int):  # of a list, whose elements are of one class
+            continue
+        hints = _types(cls.model_fields[step].annotation) if cls and step in cls.model_fields else []
+        cls = next((each for each in hints if isinstance(each, type) and issubclass(each, Settings)), None)
     return cls
+
+
+def _types(hint: Any) -> list[Any]:
+    """A type hint and those inside it."""
+    return [hint, *(each for inner in get_args(hint) for each in _types(inner))]
 
 
 def _is_number(value: Any) -> bool:
@@ -187,6 +197,13 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, str) and math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def identity(value: Any) -> Any:
+    """What a fingerprint is made of: plain values, and of settings what differs from the defaults."""
+    if isinstance(value, Settings):
+        return value.identity()
+    return [identity(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def fingerprint(*parts: Any) -> str:
@@ -208,6 +225,10 @@ def _once(values: tuple) -> tuple:
     return values
 
 
+def _as_tuple(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def _named(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse options without the name of what they are options of."""
     if "name" not in options:
@@ -225,6 +246,8 @@ def _known_strategies(text: str) -> str:
 
 Distinct = Annotated[tuple[T, ...], Field(strict=False), pydantic.AfterValidator(_once)]
 """Different values, as a list in YAML."""
+OneOrMore = Annotated[tuple[T, ...], pydantic.BeforeValidator(_as_tuple)]
+"""One value or a list of them."""
 Network = Annotated[dict[str, Any], pydantic.AfterValidator(_named)]
 """`name` of a registered network and its options."""
 Precision = Literal["float32", "bfloat16"]
@@ -244,16 +267,13 @@ Strategies = Annotated[str, pydantic.AfterValidator(_known_strategies)]
 """Strategies of DSA joined by "_"; the empty text is none."""
 
 
+HAS_GENERATOR = {"with_generator": True}
+NOT_IN_KEY = {"in_key": False}
+
+
 def with_generator(default: Any, **more: Any) -> Any:
     """A field that means something only where a generator is searched; in pixel space it has its default."""
-    return Field(
-        default, json_schema_extra={"with_generator": True, "later": type(default) is not int}, **more
-    )
-
-
-def since(default: Any, **more: Any) -> Any:
-    """A field that came later: absent from a fingerprint where it has its default, as before it came."""
-    return Field(default, json_schema_extra={"later": True}, **more)
+    return Field(default, json_schema_extra=HAS_GENERATOR, **more)
 
 
 class DataSettings(Settings):
@@ -270,6 +290,13 @@ class DataSettings(Settings):
     holdout: float = Field(0.0, ge=0, lt=1)
     """Share of the training images in the place of the test images, to tune without these; 0: none."""
 
+    @pydantic.model_validator(mode="after")
+    def _folder_is_complete(self) -> Self:
+        for key in ("root", "resolution"):
+            if self.name == "folder" and getattr(self, key) is None:
+                raise ValueError(f"{key} is missing: an image folder needs its root and a resolution")
+        return self
+
 
 class SearchSettings(Settings):
     """How the latents are optimised; every kind of search gets the same budget."""
@@ -279,9 +306,9 @@ class SearchSettings(Settings):
     budget: Literal["steps", "flops"] = with_generator("steps")
     """What is kept whatever the stages: `steps`, or `flops`, the generator's work of `steps` steps at
     `layer`, of which cheaper stages get more steps; pixel space, which has none, keeps its `steps`."""
-    layer: NotNegative = 4
+    layer: NotNegative = with_generator(4)
     """Split point of the single-layer search."""
-    stages: Distinct[NotNegative] = ()
+    stages: Distinct[NotNegative] = with_generator(())
     """Split points of the hierarchical search; empty: all of them, the last one is pixel space. At a coarser
     one than before the features follow from w again."""
     latent_stage: bool = with_generator(False)
@@ -292,9 +319,9 @@ class SearchSettings(Settings):
     rates: Literal["absolute", "relative"] = "absolute"
     """`absolute`: lr_* are learning rates; `relative`: they are multiplied by |x| / |gradient of x| at the
     first step of each stage, so that a step moves x by about that share of its norm."""
-    lr_features: Rate = 10.0
+    lr_features: Rate = with_generator(10.0)
     """Learning rate of the features f. Source: H-GLaD with DM."""
-    lr_latents: Rate = 0.01
+    lr_latents: Rate = with_generator(0.01)
     """Learning rate of the styles w. Source: H-GLaD with DM."""
     lr_pixels: Rate = 1.0
     """Learning rate in pixel space. Source: DM."""
@@ -323,7 +350,7 @@ class SearchSettings(Settings):
     """Learning rate of the generator's own weights, along with the latents; 0 leaves them frozen."""
     precision: Literal["float32", "bfloat16", "float16"] = with_generator("float32")
     """Format of the generator's high-resolution layers: `float32`, `bfloat16` or `float16`."""
-    memory: float | None = Field(None, gt=0)
+    memory: float | None = Field(None, gt=0, json_schema_extra=NOT_IN_KEY)
     """GiB that the generator's graph may take; none: half of this process's share of the device's memory."""
     start: Literal["real", "noise"] = "real"
     """Start of the pixel prior: `real` (DM) or `noise` (DC)."""
@@ -333,11 +360,31 @@ class SearchSettings(Settings):
     """Steps between two measurements of the distance; a stage's first and last iterate are measured too."""
     stage_start: Literal["best", "last"] = with_generator("best")
     """Iterate of a stage that the next one starts from: the `best` by `selection`, or the `last`."""
-    normalise_generated: bool = with_generator(True)
-    """Whether the matching networks see distilled images normalised like real ones; they do not in the
+    normalize_generated: bool = with_generator(True)
+    """Whether the matching networks see distilled images normalized like real ones; they do not in the
     released code with a generator."""
     styles: Literal["kept", "redrawn", "frozen"] = with_generator("kept")
     """w when a later stage begins: `kept` as it is, `redrawn` from the mapping, or kept and `frozen`."""
+
+    def without_generator(self) -> Self:
+        """As a search in pixels takes them."""
+        return self.changed(**{name: type(self).model_fields[name].default for name in WITH_GENERATOR})
+
+    def check_without_generator(self, where: str, why: str, keys: Iterable[str] | None = None) -> None:
+        """Refuse what means something with a generator only, of all values or of those at some dotted keys."""
+        for name in WITH_GENERATOR:
+            value, usual = getattr(self, name), type(self).model_fields[name].default
+            if value != usual and (keys is None or f"search.{name}" in keys):
+                plain = list(value) if isinstance(value, tuple) else value
+                raise ValueError(
+                    f"{where}.{name} is {plain!r}, but {why}: it says something about a generator; remove it"
+                )
+
+
+WITH_GENERATOR = tuple(
+    name for name, field in SearchSettings.model_fields.items() if field.json_schema_extra == HAS_GENERATOR
+)
+"""Settings of a search that mean something with a generator only."""
 
 
 class TrainingSettings(Settings):
@@ -361,10 +408,10 @@ class TrainingSettings(Settings):
     ema_decay: float | None = Field(0.995, ge=0, lt=1)
     """Decay of the moving average of the weights, updated once per epoch; None for the last weights. Default:
     GLaD. It averages about 1 / (1 - decay) epochs: with far fewer epochs the first weights stay in."""
-    precision: Precision = since("float32")
+    precision: Precision = "float32"
     """Format of convolutions and products: "float32", or "bfloat16", faster on processors and GPUs made for
     it (`make bench`); weights and their average stay in float32."""
-    test_precision: Precision = since("float32")
+    test_precision: Precision = "float32"
     """Format of the test, as `precision`: faster for a large network, where single images may come out in
     another class than in float32."""
 
@@ -394,7 +441,7 @@ class ExpertSettings(Settings):
     """Real images per step. Source: MTT."""
     augmentation: Strategies = DSA
     """DSA strategies joined by "_"; "" for none. Source: MTT."""
-    precision: Precision = since("float32")
+    precision: Precision = "float32"
     """Format, as `evaluation.training.precision`."""
 
     @property
@@ -409,7 +456,7 @@ class MetricSettings(Settings):
 
     name: str = "class_relevant"
     """Registered metric that selects the iterate."""
-    compared: Distinct[str] = ("feature",)
+    compared: Distinct[str] = Field(("feature",), json_schema_extra=NOT_IN_KEY)
     """Further metrics that the ablation measures on the same iterates."""
     network: Network = {"name": "convnet"}
     """Classifier: `name` of a registered network and its options."""
@@ -417,9 +464,9 @@ class MetricSettings(Settings):
     """How the classifier is trained on the real set."""
     seed: NotNegative = 0
     """Seed of the classifier."""
-    options: dict[str, Any] = since({})
+    options: dict[str, Any] = {}
     """Options of the metric itself, such as `layer` or `normalization` of class_relevant."""
-    held_out: float = since(0.25, gt=0, lt=1)
+    held_out: float = Field(0.25, gt=0, lt=1)
     """Share of the training images that `accuracy` is measured on and its search does not see."""
 
     @pydantic.field_validator("training")
@@ -441,8 +488,6 @@ class SurrogateSettings(Settings):
     """Siamese augmentation strategies (DSA)."""
     batch_real: Count = 256
     """Real images per class and step. Source: DC, DM."""
-    objectives: dict[str, Any] = {}
-    """What each objective does otherwise, by its name; all named are compared."""
 
 
 class EvaluationSettings(Settings):
@@ -454,8 +499,6 @@ class EvaluationSettings(Settings):
     """Named protocol, `glad`, `dm` or `dc`, whose values hold where `training` has none."""
     training: TrainingSettings = TrainingSettings()
     """Training of each network on the distilled set."""
-    networks: dict[str, Any] = {}
-    """Changes to `training` for some architectures, label of `networks` to keys; GLaD: VGG-11 at 0.0001."""
     full_set: TrainingSettings = TrainingSettings()
     """Training on the full training set, which has many more steps per epoch."""
     full_set_seeds: NotNegative = 3
@@ -468,36 +511,6 @@ class EvaluationSettings(Settings):
         own = values.get("training", {}) if isinstance(values, dict) else None
         usual = PROTOCOLS.get(str(values.get("protocol", "glad"))) if isinstance(own, dict) else None
         return values if usual is None else values | {"training": vars(usual) | own}
-
-
-class ObjectiveSettings(Settings):
-    """What one matching objective does otherwise than the rest of the profile says."""
-
-    options: dict[str, Any] = {}
-    """Options of the objective itself, such as `distance` of dc or `student_steps` of mtt."""
-    ipc: Several[Count] = ()
-    """Images per class among those of `sets.ipc`, where all would take too long; empty: all."""
-    search: dict[str, Any] = {}
-    """Changes to the keys of `search`."""
-    tuned: dict[str, dict[str, Any]] = {}
-    """Further changes for one kind of search, kind to keys of `search`, as `hglad tune` prints them."""
-    at_ipc: dict[int, dict[str, Any]] = {}
-    """Last changes to the keys of `search`, for every kind of search, at some numbers of images per class;
-    the layer of GLaD is the same at all."""
-    augmentation: Strategies | None = None
-    """Siamese augmentation in place of that of `surrogate`; none: the same."""
-    evaluation: dict[str, Any] = {}
-    """Changes to the keys of `evaluation.training`."""
-    experts: ExpertSettings | None = None
-    """Expert trajectories of mtt."""
-
-    @pydantic.field_validator("at_ipc", mode="before")
-    @classmethod
-    def _whole_keys(cls, at_ipc: Any) -> Any:
-        """JSON and papermill make text of the numbers."""
-        if not isinstance(at_ipc, dict):
-            return at_ipc
-        return {int(key) if str(key).isdecimal() else key: value for key, value in at_ipc.items()}
 
 
 class Studies(Settings):
@@ -515,15 +528,15 @@ class Studies(Settings):
     """Distillation seeds of each objective in the study of objectives, at the first ipc."""
     cross_seeds: NotNegative = 3
     """Distilled sets per method that meet the other architectures."""
-    cross_full: bool = since(True)
+    cross_full: bool = True
     """Train the other architectures on the full training set, too."""
-    objectives: Distinct[str] = since(())
+    objectives: Distinct[str] = ()
     """Objectives of the metric ablation and of the searches in parts; empty: all of `sets`."""
-    repeats: NotNegative = since(0)
+    repeats: NotNegative = 0
     """Networks trained per set in these studies and for each other architecture; 0: `evaluation.repeats`."""
     part_seeds: NotNegative = 0
     """Distillation seeds of the paper's search and of it without each of its parts; 0 leaves it out."""
-    parts: Distinct[str] = since(())
+    parts: Distinct[str] = ()
     """Which searches without a part stand beside the paper's, by their names in the table; empty: all."""
     audit_seeds: NotNegative = 0
     """Distillation seeds of the paper's search with each behavior of the released code; 0 leaves it out."""
@@ -535,155 +548,234 @@ class Studies(Settings):
     the empty text is none."""
 
 
-# Settings that are dataclasses still: from here on until they are on the base above.
+class ObjectiveSettings(Settings):
+    """What belongs to one matching objective alone."""
+
+    options: dict[str, Any] = {}
+    """Options of the objective itself, such as `distance` of dc or `student_steps` of mtt."""
+    experts: ExpertSettings | None = None
+    """Expert trajectories, for an objective that matches them."""
+    ipc: Distinct[Count] = ()
+    """Images per class among those of `sets.ipc`, where all would take too long; empty: all."""
 
 
-def from_dict(cls: type, values: Any, where: str = "") -> Any:
-    """Build a settings dataclass from plain values, as YAML or JSON gives them.
+class Sets(Settings):
+    """Distilled sets of the main table."""
 
-    Args:
-        cls: frozen dataclass; nested dataclasses, tuples, dicts and optional fields are followed. Its static
-            method `complete`, if it has one, fills in values that follow from others.
-        values: mapping from field names to values.
-        where: prefix of the key in messages, such as `search.`
-
-    Raises:
-        HgladError: unknown key (with the nearest one), missing key, or a value of another type.
-    """
-    if issubclass(cls, Settings):
-        return cls.read(values, where)
-    if not isinstance(values, dict):
-        raise HgladError(
-            f"{where.rstrip('.') or cls.__name__} is {values!r}: expected a mapping of keys to values"
-        )
-    if hasattr(cls, "complete"):
-        values = _naming_group(where, cls.complete, values)
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            raise HgladError(f"unknown key '{where}{key}': {suggestion(key, fields)}")
-    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
-    if missing:
-        raise HgladError(f"key '{where}{missing[0]}' is missing: expected {_type_name(hints[missing[0]])}")
-    own = {key: convert(hints[key], value, f"{where}{key}") for key, value in values.items()}
-    return _naming_group(where, cls, **own)
+    objectives: Annotated[Distinct[str], Field(min_length=1)]
+    """Matching objectives of the main table, such as `[dm, dc]`."""
+    searches: Distinct[Kind]
+    """Searches of the main table, some of `pixels`, `single`, `hierarchical`; none where only baselines are
+    measured."""
+    ipc: Annotated[Distinct[Count], Field(min_length=1)]
+    """Images per class, such as `[1, 10]`; the studies take the first."""
+    seeds: Annotated[Distinct[NotNegative], Field(min_length=1)]
+    """Distillation seeds, such as `[0, 1, 2]`; the studies take the first of them."""
 
 
-def _naming_group(where: str, check: Callable, *arguments: Any, **values: Any) -> Any:
-    """Call `check`; where its error does not name the group that it looked at, put the group in front."""
-    try:
-        return check(*arguments, **values)
-    except HgladError as error:
-        if where in str(error):
-            raise
-        raise HgladError(f"{where.rstrip('.')}: {error}") from error
+class When(Settings):
+    """Runs that an override is for: one value or a list for each key, and any where a key is left out."""
+
+    objective: OneOrMore[str] = ()
+    """Matching objective."""
+    search: OneOrMore[Kind] = ()
+    """Kind of search."""
+    ipc: OneOrMore[Count] = ()
+    """Images per class."""
+    network: OneOrMore[str] = ()
+    """Label in `networks` of the architecture that a set is evaluated on."""
 
 
-def read_yaml(cls: type, path: Path | str, build: Callable[[type, Any], Any] = from_dict) -> Any:
-    """Read a settings dataclass from a YAML file, by `build`, which checks it."""
-    try:
-        return build(cls, read_plain(path))
-    except HgladError as error:
-        raise HgladError(f"{path}: {error}") from error
+class Override(Settings):
+    """Other values for some runs."""
+
+    when: When = When()
+    """Runs that it is for."""
+    set: dict[str, Any]
+    """Dotted keys below `search`, `surrogate`, `metric` or `evaluation.training`, with their values."""
+
+    def holds(self, run: dict[str, Any]) -> bool:
+        """Whether it is for a run, which has some of the keys of `when`."""
+        return all(not wanted or run.get(key) in wanted for key, wanted in vars(self.when).items())
 
 
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+OVERRIDABLE = ("search", "surrogate", "metric", "evaluation.training")
+STUDY_NEEDS = {  # keys of studies -> what they need
+    ("sweep_seeds", "families"): "there is no prior",
+    ("matching_seeds",): "objectives is empty",
+    ("augmentations",): "studies.baselines is empty",
+    ("ablation_seeds", "part_seeds", "parts"): "the metric ablation takes studies.ablation_seeds and "
+    "studies.part_seeds, and one is 0",
+    ("ablation_seeds", "part_seeds", "parts", "audit_seeds", "cross_seeds"): "sets.searches has no "
+    "'hierarchical'",
+}
 
 
-def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) is dict:
-        return "a mapping of keys to values"
-    plain = isinstance(hint, type) and not typing.get_args(hint)
-    return hint.__name__ if plain else str(hint).replace("typing.", "")
+class Profile(Settings):
+    """Settings of all experiments of one book; see each group for its keys."""
 
+    profile: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """Name; results lie in `data/results/<name>`."""
+    data: DataSettings
+    """Real images."""
+    prior: str | None
+    """Generator in `data/priors`, or a path to one; none: pixel space only."""
+    objectives: dict[str, ObjectiveSettings] = {}
+    """What belongs to each objective alone, by its name; all named are compared in pixel space."""
+    surrogate: SurrogateSettings
+    """Network and batches of the matching objective."""
+    search: SearchSettings
+    """Optimization of the latents."""
+    metric: MetricSettings
+    """Selection of the iterate."""
+    evaluation: EvaluationSettings
+    """Scoring of a distilled set."""
+    networks: Annotated[dict[str, Network], Field(min_length=1)]
+    """Architectures of the cross-architecture table, label to `name` and options; the first one is main."""
+    sets: Sets
+    """Distilled sets of the main table."""
+    studies: Studies = Studies()
+    """Size of the studies beside it."""
+    overrides: Several[Override] = ()
+    """Other values for some runs, applied in this order."""
 
-def convert(hint: Any, value: Any, key: str) -> Any:
-    """A plain value as the type `hint` asks for; raises `HgladError` naming `key` for another type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and types.NoneType in arguments:
-            return None
-        return convert(next(option for option in arguments if option is not types.NoneType), value, key)
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return value if isinstance(value, hint) else hint.read(value, f"{key}.")
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else from_dict(hint, value, f"{key}.")
-    if origin is tuple and isinstance(value, (list, tuple)):
-        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(items) == len(value):
-            return tuple(
-                convert(item, v, f"{key}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
-            )
-    elif origin is dict and isinstance(value, dict):
-        return _with_keys(arguments[0], value, key)
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif hint is Any or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
-        return value
-    advice = "; YAML reads 1e-2 as text: write 1.0e-2" if hint is float and _is_number(value) else ""
-    raise HgladError(f"{key} is {value!r} ({type(value).__name__}): expected {_type_name(hint)}{advice}")
+    @property
+    def priors(self) -> list[str]:
+        """Generators that the runs take, the profile's own first, each once."""
+        return list(dict.fromkeys([*([self.prior] if self.prior else []), *self.studies.families]))
 
+    @property
+    def main_network(self) -> str:
+        """Label of the architecture of the main table."""
+        return next(iter(self.networks))
 
-def _with_keys(kind: type, values: dict, key: str) -> dict:
-    if kind is int:  # papermill and JSON make text of them
-        values = {int(name) if str(name).isdecimal() else name: value for name, value in values.items()}
-    expected = "a whole number" if kind is int else "text, in quotes"
-    for name in values:
-        if type(name) is not kind:
-            raise HgladError(f"{key} has the key {name!r} ({type(name).__name__}): expected {expected}")
-    return values
+    @property
+    def used_objectives(self) -> list[str]:
+        """Objectives of the searches and of the study of objectives, each once."""
+        return list(dict.fromkeys([*self.sets.objectives, *self.objectives]))
 
+    def objective(self, name: str) -> ObjectiveSettings:
+        """What belongs to an objective; one that the profile does not name has nothing of its own."""
+        return self.objectives.get(name, ObjectiveSettings())
 
-def later(default: Any) -> Any:
-    """A field that came later: absent from a fingerprint where it has its default, as before it came.
+    def ipcs(self, objective: str) -> tuple[int, ...]:
+        """Images per class of an objective."""
+        return self.objective(objective).ipc or self.sets.ipc
 
-    Args:
-        default: the value, or `dict` for a new empty one.
-    """
-    kind = "default_factory" if default is dict else "default"
-    return dataclasses.field(**{kind: default}, metadata={"later": True})
+    def resolved(self, **run: Any) -> Self:
+        """The profile as it is for some runs: with the overrides that hold for these keys of `When`."""
+        changes = [override.set for override in self.overrides if override.holds(run)]
+        return self.with_values({key: value for each in changes for key, value in each.items()})
 
-
-def is_later(field: dataclasses.Field) -> bool:
-    """Whether a field came later."""
-    return field.metadata.get("later", False)
-
-
-def identity(settings: Any) -> Any:
-    """What a fingerprint is made of: the values of settings, without unused later fields."""
-    if isinstance(settings, Settings):
-        extra = {name: field.json_schema_extra or {} for name, field in type(settings).model_fields.items()}
-        usual = {name: field.default for name, field in type(settings).model_fields.items()}
-        values = {
-            key: v for key, v in vars(settings).items() if not (extra[key].get("later") and v == usual[key])
+    def with_values(self, changes: Mapping[str, Any], where: str = "") -> Self:
+        """A copy with other values at dotted keys below `OVERRIDABLE`; raises `HgladError` as `read` does."""
+        groups = {key.split(".")[0]: None for key in changes}
+        for group in groups:
+            if not any(group == known.split(".")[0] for known in OVERRIDABLE):
+                raise HgladError(f"unknown key '{where}{group}': expected one below {', '.join(OVERRIDABLE)}")
+        values = {group: getattr(self, group).model_dump() for group in groups}
+        set_values(values, changes, where)
+        updates = {
+            group: type(getattr(self, group)).read(own, f"{where}{group}.") for group, own in values.items()
         }
-        return {key: identity(value) for key, value in values.items()}
-    if dataclasses.is_dataclass(settings):
-        used = [f for f in dataclasses.fields(settings) if not (is_later(f) and _is_default(settings, f))]
-        return {f.name: identity(getattr(settings, f.name)) for f in used}
-    if isinstance(settings, tuple):
-        return tuple(map(identity, settings))
-    return settings
+        return self.model_copy(update=updates)
+
+    def overridden(self, changes: Mapping[str, Any]) -> Self:
+        """A copy in which other values have the last word in every run."""
+        return self.changed(overrides=(*self.overrides, Override(set=dict(changes)))) if changes else self
+
+    def training(self, network: str, **run: Any) -> TrainingSettings:
+        """Training of an architecture on a set, which some of the keys of `When` describe."""
+        return self.resolved(network=network, **run).evaluation.training
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Refuse settings that contradict each other."""
+        if self.prior is None:
+            if not set(self.sets.searches) <= {"pixels"}:
+                found = list(self.sets.searches)
+                raise ValueError(
+                    f"sets.searches is {found} without a prior: expected ['pixels'], or name one"
+                )
+            if sampled := [name for name in self.studies.baselines if name.startswith("samples")]:
+                raise ValueError(
+                    f"studies.baselines has '{sampled[0]}' without a prior: name one or leave it out"
+                )
+        for name, own in self.objectives.items():
+            _among(f"objectives.{name}.ipc", own.ipc, "sets.ipc", self.sets.ipc)
+        _among("studies.objectives", self.studies.objectives, "sets.objectives", self.sets.objectives)
+        for index, override in enumerate(self.overrides):
+            self._check_override(f"overrides[{index}]", override)
+        self._check_generator_settings()
+        self._check_studies()
+        return self
+
+    def _check_override(self, where: str, override: Override) -> None:
+        when, keys = override.when, override.set
+        _among(f"{where}.when.objective", when.objective, "the objectives", self.used_objectives)
+        _among(f"{where}.when.ipc", when.ipc, "sets.ipc", self.sets.ipc)
+        _among(f"{where}.when.network", when.network, "networks", self.networks)
+        for key in keys:
+            if not any(key.startswith(f"{group}.") for group in OVERRIDABLE):
+                raise ValueError(f"{where}.set has '{key}': expected a key below {', '.join(OVERRIDABLE)}")
+            if when.network and not key.startswith("evaluation."):
+                raise ValueError(f"{where} sets {key} for a network: expected keys of evaluation.training")
+            if when.ipc and key == "search.layer":
+                raise ValueError(f"{where} sets search.layer at some ipc: expected one layer for every ipc")
+        try:
+            own = self.with_values(keys, f"{where}.set.")
+        except HgladError as error:
+            raise ValueError(str(error)) from None
+        if when.search == ("pixels",):
+            own.search.check_without_generator(f"{where}.set.search", "this search is in pixels", keys)
+
+    def _check_generator_settings(self) -> None:
+        """Settings of a generator's latents where every search is in pixels."""
+        asked, studies = self.studies.experiments, self.studies
+        swept = studies.sweep_seeds and (not asked or "glad_baseline" in asked)
+        if self.prior is not None and (swept or not set(self.sets.searches) <= {"pixels"}):
+            return
+        why = "there is no prior" if self.prior is None else "sets.searches has pixels only"
+        self.search.check_without_generator("search", why)
+        for index, override in enumerate(self.overrides):
+            own = self.with_values(override.set).search
+            own.check_without_generator(f"overrides[{index}].set.search", why, override.set)
+
+    def _check_studies(self) -> None:
+        """Studies that were asked for and would not take place, or with fewer seeds; defaults ask nothing."""
+        studies, usual = self.studies, Studies()
+        asked = {key for key, value in vars(studies).items() if value and value != getattr(usual, key)}
+        for key in sorted(key for key in asked if key.endswith("_seeds")):
+            if getattr(studies, key) > len(self.sets.seeds):
+                most, number = len(self.sets.seeds), getattr(studies, key)
+                raise ValueError(
+                    f"studies.{key} is {number}, but sets.seeds has {most}: expected at most {most}"
+                )
+        lacking = (
+            self.prior is None, not self.objectives, not studies.baselines,
+            not (studies.ablation_seeds and studies.part_seeds), "hierarchical" not in self.sets.searches,
+        )  # fmt: skip
+        for (keys, need), is_lacking in zip(STUDY_NEEDS.items(), lacking, strict=True):
+            for key in keys if is_lacking else ():
+                if key in asked:
+                    value = getattr(studies, key)
+                    raise ValueError(f"studies.{key} is {value!r}, but {need}: it has no effect")
 
 
-def _is_default(settings: Any, field: dataclasses.Field) -> bool:
-    made = field.default_factory
-    return getattr(settings, field.name) == (field.default if made is dataclasses.MISSING else made())
+def _among(key: str, values: Iterable[Any], name: str, known: Iterable[Any]) -> None:
+    for value in values:
+        if value not in known:
+            advice = suggestion(value, map(str, known))
+            raise ValueError(f"{key} has {value!r}, which is not among {name}: {advice}")
 
 
-def to_dict(settings: Any) -> Any:
-    """Plain values of settings, ready for JSON or YAML."""
-    if isinstance(settings, Settings):
-        return settings.to_dict()
-    return json.loads(
-        json.dumps({f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)})
-    )
-
-
-def plain(value: Any) -> Any:
-    """A value with the settings in it as dictionaries."""
-    if isinstance(value, Settings) or dataclasses.is_dataclass(value):
-        return to_dict(value)
-    return [plain(each) for each in value] if isinstance(value, tuple | list) else value
+def set_values(values: dict[str, Any], changes: Mapping[str, Any], where: str = "") -> None:
+    """Replace those of nested plain values that stand at dotted keys; `where` begins the keys in messages."""
+    for key, value in changes.items():
+        *groups, last = key.split(".")
+        place = values
+        for name in groups:
+            place = place.setdefault(name, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise HgladError(f"unknown key '{where}{key}': {'.'.join(groups)} is a single value")
+        place[last] = value

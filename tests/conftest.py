@@ -9,17 +9,16 @@ import pytest
 import torch
 
 from hglad.data.datasets import DataSet, RealData, load_data
-from hglad.experiments.definitions import plan
-from hglad.experiments.evaluation_task import EvaluateTask
-from hglad.experiments.profile import Profile
-from hglad.experiments.profile_file import profile_from
+from hglad.experiments.checks import profile_of
+from hglad.experiments.plans import plan
 from hglad.experiments.runner import required, run_all
 from hglad.experiments.store import Store
-from hglad.experiments.tasks import DistillTask, MeasureTask, Task
-from hglad.experiments.versions import current
+from hglad.experiments.tasks import DistillTask, EvaluateTask, MeasureTask, Task
 from hglad.priors import save_prior
 from hglad.priors.stylegan_xl import StyleGANXL, StyleGANXLSettings
+from hglad.provenance import version_of
 from hglad.search.distillation import DistillationSettings
+from hglad.settings import Profile
 
 torch.set_num_threads(1)  # tests compare bits, and pytest-xdist brings its own processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore Ctrl-C
@@ -81,16 +80,12 @@ def tiny_profile(prior_file) -> Profile:
     network = {"name": "convnet", "depth": 1, "width": 4}
     training = {"epochs": 1, "batch_size": 256, "lr": 0.01, "augmentation": "", "ema_decay": None}
     mtt = {"options": {"student_steps": 2, "expert_epochs": 1, "max_start_epoch": 1}}
-    return profile_from(
+    values = dict(
         profile="tiny",
         data={"name": "digits", "resolution": 8},
         prior=prior_file,
-        surrogate={
-            "network": network,
-            "augmentation": "color_crop",
-            "batch_real": 8,
-            "objectives": {"dm": {}, "mtt": mtt | {"experts": {"count": 1, "epochs": 1}}},
-        },
+        objectives={"dm": {}, "mtt": mtt | {"experts": {"count": 1, "epochs": 1}}},
+        surrogate={"network": network, "augmentation": "color_crop", "batch_real": 8},
         search={"steps": 2, "layer": 2, "select_every": 1},
         metric={"network": network, "training": training},
         evaluation={"repeats": 1, "training": training, "full_set": training, "full_set_seeds": 1},
@@ -98,6 +93,7 @@ def tiny_profile(prior_file) -> Profile:
         sets={"objectives": ["dm"], "searches": ["pixels", "single"], "ipc": [1], "seeds": [0]},
         studies={"matching_seeds": 1, "sweep_seeds": 0, "baselines": ["herding", "samples", "class_mean"]},
     )
+    return profile_of(values)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +122,7 @@ def kill_midway() -> Callable[..., bool]:
     Returns whether the process was still at work when it was killed; fails when it ended by an error.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hglad.experiments.definitions", "hglad.priors.training.train"])
+    context.set_forkserver_preload(["hglad.experiments.plans", "hglad.priors.training.train"])
 
     def run(target: Callable, args: tuple, ready: Callable[[], bool], delay: float) -> bool:
         process = context.Process(target=target, args=args)
@@ -149,7 +145,7 @@ def check_golden() -> Callable[..., None]:
     """Compare values with those kept for the present version of a component, {version: values}."""
 
     def check(component: str, golden: dict[int | str, list[float]], found: list[float]) -> None:
-        version = current(component)
+        version = version_of(component)
         assert version in golden, f"{component} has version {version}: add its values to this test, {found}"
         assert found == pytest.approx(golden[version], rel=2e-3), (
             f"results of {component} changed: raise its VERSION if this change is meant, and add {found}"

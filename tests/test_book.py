@@ -14,8 +14,8 @@ from bs4 import BeautifulSoup
 
 from hglad.book.build import build, stage
 from hglad.cli import main
-from hglad.experiments.definitions import metric_ablation
-from hglad.experiments.profile_file import read_profile
+from hglad.experiments.checks import read_profile
+from hglad.experiments.plans import metric_ablation
 from hglad.experiments.store import Store
 from hglad.priors import load_prior
 from hglad.provenance import commit, trace

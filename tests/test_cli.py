@@ -149,7 +149,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys, line, message)
     ("distill tiny.yaml --search pixels --out other", "other holds other files"),
     ("distill tiny.yaml --search pixels --out tiny.yaml", "cannot write tiny.yaml"),
     ("distill tiny.yaml --preset papers --out o", "unknown preset 'papers': did you mean 'paper'?"),
-    ("explain tiny.yaml --set steps=3", "--set 'steps=3': expected search.KEY=VALUE"),
+    ("explain tiny.yaml --set steps=3", "--set 'steps=3': expected KEY=VALUE, such as search"),
     ("explain tiny.yaml --set search.step=3", "unknown key 'search.step': did you mean 'steps'?"),
     ("explain tiny.yaml --set search.stages=[1", "cannot read the value; expected YAML"),
     ("explain tiny.yaml --set search.stages=[9]", "split point 9 does not exist"),
@@ -323,7 +323,7 @@ def test_samples_and_layers_of_a_generator(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_terminated_run_leaves_no_process_behind(place):
     profile = tiny_profile()
-    profile["surrogate"]["objectives"] = {"mtt": {"experts": {"count": 2, "epochs": 5000}}}
+    profile["objectives"] = {"mtt": {"experts": {"count": 2, "epochs": 5000}}}
     Path("long.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "hglad", "experts", "long.yaml", "--cores", "2", "--results", "r"]
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)

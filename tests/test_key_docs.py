@@ -15,7 +15,6 @@ from hglad.book.key_docs import (
     page,
     type_in_words,
 )
-from hglad.experiments.profile import SET_TEXTS, SETS
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES
@@ -45,7 +44,6 @@ def test_every_key_is_there_with_its_text(text, group):
 
 
 def test_every_name_and_option_is_there(text):
-    assert SET_TEXTS.keys() == SETS.keys()
     for registry in (NETWORKS, OBJECTIVES, METRICS):
         for name in registry.names():
             assert f"\n`{name}`\n: " in text

@@ -113,7 +113,7 @@ def test_every_result_says_where_it_comes_from(tiny_tasks, tiny_store):
     for task in tiny_tasks:
         found = trace(task.place(tiny_store))
         assert (found["kind"], found["key"]) == (KINDS[type(task).__name__], task.key)
-        assert (found["request"], found["algorithms"]) == (task.request, task.versions)
+        assert (found["request"], found["algorithms"]) == (task.request, task.components)
         assert (found["commit"], found["clean"]) == (commit()["commit"], commit()["clean"])
         unset = {name for name in FIELDS if found[name] is None}
         assert unset <= {"resumed", "prior_hash", "set"}, task

@@ -143,7 +143,7 @@ def test_a_step_follows_the_gradient_of_the_whole_loss(make_search, tiny_prior, 
 
 def test_distilled_images_that_the_network_sees_as_they_are(make_search, few_digits):
     plain = create_objective("dm", network=network(width=4), augmentation="", batch_real=4)
-    changes = {"normalise_generated": False, "momentum": 0.0, "steps": 1, **ABSOLUTE}
+    changes = {"normalize_generated": False, "momentum": 0.0, "steps": 1, **ABSOLUTE}
     first, second = make_search("pixels", objective=plain, **changes).run()
     images, rng = first.latents.f.clone().requires_grad_(), from_state(first)
     surrogate = initialize(network(width=4), rng)

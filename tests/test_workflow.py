@@ -20,8 +20,8 @@ from slurm_standin import install, submitted
 
 from hglad import storage
 from hglad.errors import HgladError, HgladWarning
-from hglad.experiments.definitions import plan
-from hglad.experiments.profile_file import read_profile
+from hglad.experiments.checks import read_profile
+from hglad.experiments.plans import plan
 from hglad.experiments.runner import estimated_seconds, missing_tasks, run_all, why_missing
 from hglad.experiments.store import Store, held
 from hglad.experiments.workflow import RULES, WORTH, Batch, _one_gpu, pack, work
@@ -39,7 +39,8 @@ def tiny_config(folder: Path, **changes) -> Path:
         "profile": "tiny",
         "data": {"name": "digits", "resolution": 8},
         "prior": None,
-        "surrogate": {"network": NETWORK, "batch_real": 8, "augmentation": "", "objectives": {"dm": {}}},
+        "surrogate": {"network": NETWORK, "batch_real": 8, "augmentation": ""},
+        "objectives": {"dm": {}},
         "search": {"steps": 4, "lr_pixels": 0.1, "select_every": 2},
         "metric": {"network": NETWORK, "training": TRAINING, "compared": []},
         "evaluation": {"repeats": 1, "training": TRAINING, "full_set": TRAINING, "full_set_seeds": 1},

@@ -49,7 +49,7 @@ def findings(experiment) -> pd.DataFrame:
     if searches:
         parts.append(time_findings(frame.runs(searches)))
     if ablation:
-        metric, ipc = frame.metrics(ablation)[0], experiment.profile.sets["ipc"][0]
+        metric, ipc = frame.metrics(ablation)[0], experiment.profile.sets.ipc[0]
         parts.append(metric_findings(frame.distances(ablation), metric, ipc))
     return together(parts)
 

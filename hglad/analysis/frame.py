@@ -52,7 +52,8 @@ def _read(experiment, tasks: Iterable) -> pd.DataFrame:
 def glad_layer(experiment, objective: str | None = None) -> int:
     """Split point of the single-layer search with an objective, by default the profile's first."""
     profile = experiment.profile
-    return profile.searched(objective or profile.sets["objectives"][0], "single").layer
+    first = objective or profile.sets.objectives[0]
+    return profile.resolved(objective=first, search="single").search.layer
 
 
 def augmentations(experiment) -> dict[str, str]:
@@ -73,12 +74,12 @@ def sweep(experiment) -> pd.DataFrame:
 
     A profile without a sweep has the layer of GLaD and the pixels.
     """
-    from hglad.experiments.definitions import layers_of
+    from hglad.experiments.plans import layers_of
 
     profile, sets = experiment.profile, experiment.profile.sets
     own = _read(experiment, experiment.plan.evaluations)
-    seeds = sets["seeds"][: profile.studies.sweep_seeds or None]
-    first = (own["ipc"] == sets["ipc"][0]) & (own["objective"] == sets["objectives"][0])
+    seeds = sets.seeds[: profile.studies.sweep_seeds or None]
+    first = (own["ipc"] == sets.ipc[0]) & (own["objective"] == sets.objectives[0])
     own = own[own["method"].isin(["single", "pixels"]) & own["seed"].isin(seeds) & first]
     families = {name: _read(experiment, tasks) for name, tasks in experiment.plan.families.items()}
     parts = []
@@ -233,7 +234,7 @@ def winning_stages(experiment) -> pd.DataFrame:
     """Stage with the smallest distance of each class, with the first objective: run by class."""
     found = {}
     for task, run in zip(experiment.plan.measures, measured(experiment).itertuples(), strict=True):
-        if run.objective == experiment.profile.sets["objectives"][0]:
+        if run.objective == experiment.profile.sets.objectives[0]:
             by_class = np.array(
                 read_json(experiment.store.distances_file(task.key))["by_class"]
             )  # (iterate, class)
@@ -256,7 +257,7 @@ def confusions(experiment, network: str | None = None, ipc: int | None = None) -
     """
     profile = experiment.profile
     network = network or next(iter(profile.networks))
-    ipc = profile.sets["ipc"][0] if ipc is None else ipc
+    ipc = profile.sets.ipc[0] if ipc is None else ipc
     own = rows(experiment)
     own = own[
         (own["network"] == network) & (own["ipc"].isna() | (own["ipc"] == ipc)) & own["augmentation"].isna()
@@ -307,15 +308,11 @@ def image_set(experiment, method: str, ipc: int | None = None, seed: int | None 
     from hglad.search.distillation import load_real
 
     sets = experiment.profile.sets
-    ipc, seed = sets["ipc"][0] if ipc is None else ipc, sets["seeds"][0] if seed is None else seed
+    ipc, seed = sets.ipc[0] if ipc is None else ipc, sets.seeds[0] if seed is None else seed
     if method == "random":
         return random_real(load_real(experiment.profile.data).train, ipc, seed)
-    objective = sets["objectives"][0]
-    layer = (
-        experiment.profile.searched(which.get("objective", objective), "single").layer
-        if method == "single"
-        else None
-    )
+    objective = sets.objectives[0]
+    layer = glad_layer(experiment, which.get("objective", objective)) if method == "single" else None
     wanted = {"objective": objective, "method": method, "ipc": ipc, "seed": seed, "layer": layer}
     wanted |= {"generator": None, "variant": None} | which
     found = runs(experiment)
@@ -340,10 +337,10 @@ def activations(experiment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     The classifier is that of the selection metric.
     """
     from hglad.analysis.figures import activation_maps
-    from hglad.experiments.tasks import DistillTask, load_classifier
+    from hglad.experiments.tasks import DistillTask
 
     task, real = DistillTask(experiment.plan.measures[0].settings), real_data(experiment).train
-    classifier = load_classifier(task.classifier, experiment.store)
+    classifier = task.classifier.load(experiment.store)
     names = ["random", "hierarchical"] if experiment.profile.data.show else ["hierarchical"]
     images = {method_label(name): first_images(image_set(experiment, name)) for name in names}
     labels = torch.arange(len(real.classes))
@@ -357,7 +354,7 @@ def baseline_images(experiment) -> dict[str, Tensor]:
 
     profile, found = experiment.profile, {}
     for task in sorted(experiment.plan.evaluations, key=lambda task: method_place(task.method)):
-        own = task.distilled is None and task.method != "full" and task.ipc == profile.sets["ipc"][0]
+        own = task.distilled is None and task.method != "full" and task.ipc == profile.sets.ipc[0]
         if own and task.method not in found and (profile.data.show or task.method in GENERATED):
             found[task.method] = first_images(task.baseline(experiment.store, real_data(experiment)))
     return {method_label(method): images for method, images in found.items()}
@@ -367,19 +364,17 @@ def published_schedules(experiment) -> pd.DataFrame:
     """Steps of the published schedules and work of the profile's generator for one image: GLaD's 1,000 steps
     at its layer, the presets with the steps of the released code.
     """
-    from hglad.experiments.definitions import layer_count
-    from hglad.experiments.presets import PRESETS, preset, published_schedule
+    from hglad.experiments.plans import PRESETS, layers_of, preset
     from hglad.search.distillation import DistillationSettings, planned_stages
 
     profile, lines = experiment.profile, []
-    points = layer_count(profile)
-    for objective in profile.sets["objectives"]:
-        searches = {"GLaD": ("single", {"steps": 1000})}
+    points = len(layers_of(profile.prior))
+    for objective in profile.sets.objectives:
+        searches = {"GLaD": ("single", {"search.steps": 1000})}
         for name in PRESETS:
-            changes = preset(name, points)["search"] | published_schedule(name, objective, points)
-            searches[f"H-GLaD, {name}"] = ("hierarchical", changes)
+            searches[f"H-GLaD, {name}"] = ("hierarchical", preset(name, objective, points))
         for name, (kind, changes) in searches.items():
-            stages = planned_stages(DistillationSettings.of(profile, objective, kind, 1, 0, search=changes))
+            stages = planned_stages(DistillationSettings.of(profile, objective, kind, 1, 0, changes))
             work = sum(stage.steps * stage.flops for stage in stages) / 1e9
             counts = {"stages": len(stages), "steps": sum(stage.steps for stage in stages)}
             lines.append(

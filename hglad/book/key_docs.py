@@ -20,8 +20,7 @@ from pydantic.fields import FieldInfo
 from hglad.analysis.tables import write_text
 from hglad.data.augmentation import STRATEGIES
 from hglad.data.datasets import available
-from hglad.experiments.definitions import EXPERIMENTS
-from hglad.experiments.profile import SET_TEXTS, Profile
+from hglad.experiments.plans import EXPERIMENTS
 from hglad.metrics import METRICS
 from hglad.networks import NETWORKS
 from hglad.objectives import OBJECTIVES, SHARED
@@ -39,11 +38,15 @@ from hglad.settings import (
     ExpertSettings,
     MetricSettings,
     ObjectiveSettings,
+    Override,
+    Profile,
     SearchSettings,
+    Sets,
     Settings,
     Studies,
     SurrogateSettings,
     TrainingSettings,
+    When,
 )
 
 PAGE = PROJECT / "book" / "profiles.md"
@@ -67,13 +70,16 @@ GROUPS = (
     Group("profile", Profile),
     Group("data", DataSettings, ("data",)),
     Group("surrogate", SurrogateSettings, ("surrogate",)),
-    Group("objective", ObjectiveSettings, ("surrogate.objectives.NAME",)),
-    Group("experts", ExpertSettings, ("surrogate.objectives.NAME.experts",)),
+    Group("objective", ObjectiveSettings, ("objectives.NAME",)),
+    Group("experts", ExpertSettings, ("objectives.NAME.experts",)),
     Group("search", SearchSettings, ("search",)),
     Group("metric", MetricSettings, ("metric",)),
     Group("evaluation", EvaluationSettings, ("evaluation",)),
     Group("training", TrainingSettings, ("metric.training", "evaluation.training", "evaluation.full_set")),
+    Group("sets", Sets, ("sets",)),
     Group("studies", Studies, ("studies",)),
+    Group("override", Override, ("overrides[N]",)),
+    Group("when", When, ("overrides[N].when",)),
 )
 RECIPES = (
     Group("recipe", PriorSettings),
@@ -84,21 +90,14 @@ RECIPES = (
 
 REFERENCES = {  # a key whose type does not say where its values stand -> their heading
     (Profile, "networks"): "networks",
-    (Profile, "sets"): "sets",
     (DataSettings, "name"): "data sets",
     (SurrogateSettings, "network"): "networks",
     (SurrogateSettings, "augmentation"): "augmentation strategies",
-    (SurrogateSettings, "objectives"): "objective",
     (ObjectiveSettings, "options"): "objectives",
-    (ObjectiveSettings, "search"): "search",
-    (ObjectiveSettings, "tuned"): "search",
-    (ObjectiveSettings, "at_ipc"): "search",
-    (ObjectiveSettings, "evaluation"): "training",
     (MetricSettings, "name"): "metrics",
     (MetricSettings, "network"): "networks",
     (MetricSettings, "options"): "metrics",
     (EvaluationSettings, "protocol"): "evaluation protocols",
-    (EvaluationSettings, "networks"): "training",
     (Studies, "experiments"): "experiments",
     (GANSettings, "generator"): "families of generators",
 }
@@ -229,12 +228,11 @@ def reference() -> str:
     groups = {group.settings: group for group in (*GROUPS, *RECIPES)}
     priors = {kind: _first_paragraph(PRIORS.get(kind)) for kind in PRIORS.names()}
     protocols = {name: _settings_in_words(settings) for name, settings in PROTOCOLS.items()}
-    experiments = {name: _first_paragraph(function) for name, function in EXPERIMENTS.items()}
+    experiments = {name: _first_paragraph(function) for name, function in EXPERIMENTS.factories.items()}
     return "\n".join(
         [
             "## Keys\n",
             *(_group(group, groups) for group in GROUPS),
-            _names("sets", SET_TEXTS),
             "## Names\n",
             _names("data sets", dict(available())),
             _registered("networks", NETWORKS),

@@ -21,15 +21,13 @@ import nbformat
 import papermill
 
 from hglad.errors import HgladError
-from hglad.experiments.definitions import EXPERIMENTS, experiments_of
-from hglad.experiments.evaluation_task import EvaluateTask
-from hglad.experiments.profile import Profile
-from hglad.experiments.profile_file import read_profile
+from hglad.experiments.checks import read_profile
+from hglad.experiments.plans import EXPERIMENTS, experiments_of
 from hglad.experiments.store import Store
-from hglad.experiments.tasks import DistillTask, MeasureTask, Task
+from hglad.experiments.tasks import DistillTask, EvaluateTask, MeasureTask, Task
 from hglad.paths import PROJECT
 from hglad.provenance import notebook_metadata, record_of, summary
-from hglad.settings import suggestion
+from hglad.settings import Profile, suggestion
 from hglad.storage import write_whole
 
 TEMPLATES = PROJECT / "notebooks"
@@ -53,7 +51,7 @@ class Copy:
     @cached_property
     def tasks(self) -> list[Task]:
         """What it shows the results of, and what these need."""
-        return EXPERIMENTS[_experiment(self.template)](self.profile).tasks()
+        return EXPERIMENTS.get(_experiment(self.template))(self.profile).tasks()
 
     def is_stale(self) -> bool:
         """Whether the copy is missing or made from something else."""

@@ -33,7 +33,7 @@ from hglad.networks.passes import draws
 from hglad.paths import cache_folder
 from hglad.provenance import Stopwatch
 from hglad.runtime import free_memory, is_out_of_memory, out_of_memory, progress_bar
-from hglad.settings import TrainingSettings, derive_seed, fingerprint, to_dict
+from hglad.settings import TrainingSettings, derive_seed, fingerprint
 from hglad.storage import best_effort, read_metadata, read_tensors, write_tensors
 
 
@@ -317,7 +317,7 @@ def evaluate_file(
         frames.append(rows.assign(set=name, seed=number))
     return {
         "rows": pd.concat(frames, ignore_index=True).to_dict("records"),
-        "training": {name: to_dict(settings) for name, settings in training.items()},
+        "training": {name: settings.to_dict() for name, settings in training.items()},
         "set": distilled.card,
         "provenance": watch.provenance() | {"seed": seed, "algorithms": versions, "data_hash": data_hash},
     }

@@ -9,7 +9,6 @@ import torch
 from hglad.errors import HgladError
 from hglad.evaluation.sets import images_left_out
 from hglad.experiments.store import Store
-from hglad.experiments.versions import Version
 from hglad.provenance import older, record_of, records
 from hglad.runtime import keep_freed_memory, progress_bar
 from hglad.storage import check_writable
@@ -134,7 +133,7 @@ def why_missing(tasks: list, store: Store) -> Counter:
     """Why tasks are to be computed, such as "new" or "search version 1, now 2", with their numbers."""
     found = [record for record in records(store.root) if record["request"] and record["algorithms"]]
     found.sort(key=lambda record: record["started"] or "")
-    made: dict[str, dict[str, Version]] = {record["request"]: record["algorithms"] for record in found}
+    made: dict[str, dict[str, int | str]] = {record["request"]: record["algorithms"] for record in found}
     reasons = Counter()
     for task in tasks:
         if task.rule == "prior":

@@ -5,25 +5,25 @@ points of its space. A trial distils from a part of the training images and is s
 images have no part in it.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import Field
 from scipy.stats import qmc
 
 from hglad.analysis.statistics import seed_means
 from hglad.errors import HgladError
-from hglad.experiments.definitions import evaluation_of, layer_count
-from hglad.experiments.evaluation_task import EvaluateTask
-from hglad.experiments.profile import Profile
+from hglad.experiments.plans import evaluation_of, layers_of
 from hglad.experiments.runner import required, run_all
 from hglad.experiments.store import Store
+from hglad.experiments.tasks import EvaluateTask
 from hglad.provenance import Stopwatch
 from hglad.registry import unknown
 from hglad.search.distillation import DistillationSettings
-from hglad.settings import KINDS
+from hglad.settings import KINDS, Profile, Settings
 from hglad.storage import read_json
 
 SPREAD = 8.0  # rates from an eighth of the profile's to eight times them
@@ -32,28 +32,18 @@ TUNED = ("lr_features", "lr_latents", "lr_pixels", "layer", "stages", "shares")
 FIRST_SEED = 1000  # distillation seeds of the trials, which no result uses
 
 
-@dataclass(frozen=True)
-class TuningSettings:
+class TuningSettings(Settings):
     """Budget of the tuning, the same for every kind of search and objective."""
 
-    trials: int = 12
+    trials: int = Field(12, ge=1)
     """Settings tried, the profile's own among them."""
-    seeds: int = 2
+    seeds: int = Field(2, ge=1)
     """Distilled sets per trial."""
-    repeats: int = 0
+    repeats: int = Field(0, ge=0)
     """Networks trained per set; 0: `evaluation.repeats`."""
-    holdout: float = 0.25
+    holdout: float = Field(0.25, gt=0, lt=1)
     """Share of the training images that the searches of the trials never see and that score them. A
     generator that was trained on all training images has seen them."""
-
-    def __post_init__(self):
-        for key in ("trials", "seeds"):
-            if getattr(self, key) < 1:
-                raise HgladError(f"tune.{key} is {getattr(self, key)}: expected at least 1")
-        if self.repeats < 0:
-            raise HgladError(f"tune.repeats is {self.repeats}: expected at least 1, or 0 for the profile's")
-        if not 0 < self.holdout < 1:
-            raise HgladError(f"tune.holdout is {self.holdout}: expected a share between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -68,17 +58,13 @@ class Trial:
     def tasks(self, profile: Profile, settings: TuningSettings) -> list[EvaluateTask]:
         """One evaluation per seed, of the profile with training images in place of the test images."""
         repeats = settings.repeats or profile.evaluation.repeats
-        part = replace(
-            profile,
-            data=profile.data.changed(holdout=settings.holdout),
-            evaluation=profile.evaluation.changed(repeats=repeats),
-        )
-        ipc = profile.ipcs(self.objective)[0]
+        data = profile.data.changed(holdout=settings.holdout)
+        evaluation = profile.evaluation.changed(repeats=repeats)
+        part = profile.model_copy(update={"data": data, "evaluation": evaluation})
+        run = part, self.objective, self.kind, profile.ipcs(self.objective)[0]
+        changes = {f"search.{key}": value for key, value in self.changes.items()}
         return [
-            evaluation_of(
-                part,
-                DistillationSettings.of(part, self.objective, self.kind, ipc, seed, search=self.changes),
-            )
+            evaluation_of(part, DistillationSettings.of(*run, seed, changes))
             for seed in range(FIRST_SEED, FIRST_SEED + settings.seeds)
         ]
 
@@ -111,16 +97,14 @@ def tune(
         (objective to kind to changes), the settings and the provenance.
 
     Raises:
-        HgladError: a key that is tuned is also fixed by `at_ipc`; a search that the profile does not have.
+        HgladError: a search that the profile does not have.
     """
     watch, profile = Stopwatch(device), _untuned(profile)
-    objectives = objectives or profile.sets["objectives"]
-    searches = searches or profile.sets["searches"]
+    objectives = objectives or profile.sets.objectives
+    searches = searches or profile.sets.searches
     for kind in searches:
-        if kind not in profile.sets["searches"]:
-            raise unknown("search of the profile", kind, profile.sets["searches"])
-    for objective in objectives:
-        _check_at_ipc(profile, objective)
+        if kind not in profile.sets.searches:
+            raise unknown("search of the profile", kind, list(profile.sets.searches))
     trials = [
         trial
         for objective in objectives
@@ -133,7 +117,7 @@ def tune(
     return {
         "trials": table.to_dict("records"),
         "best": _best(table),
-        "settings": asdict(settings),
+        "settings": settings.to_dict(),
         "provenance": watch.provenance() | {"profile": profile.profile},
     }
 
@@ -147,10 +131,10 @@ def read_earlier(path: Path | str, profile: Profile, settings: TuningSettings) -
     if not Path(path).exists():
         return None
     earlier = read_json(path)
-    told = {"profile": earlier.get("provenance", {}).get("profile")} | earlier.get("settings", {})
-    asked = {"profile": profile.profile} | asdict(settings)
-    if others := [f"{key} {told.get(key)}" for key in asked if told.get(key) != asked[key]]:
-        wanted = ", ".join(f"{key} {asked[key]}" for key in asked if told.get(key) != asked[key])
+    found = {"profile": earlier.get("provenance", {}).get("profile")} | earlier.get("settings", {})
+    asked = {"profile": profile.profile} | settings.to_dict()
+    if others := [f"{key} {found.get(key)}" for key in asked if found.get(key) != asked[key]]:
+        wanted = ", ".join(f"{key} {asked[key]}" for key in asked if found.get(key) != asked[key])
         raise HgladError(
             f"{path} has a tuning with {', '.join(others)}: expected {wanted}; delete it or name another file"
         )
@@ -174,27 +158,14 @@ def together(earlier: dict | None, later: dict) -> dict:
     }
 
 
-def _check_at_ipc(profile: Profile, objective: str) -> None:
-    """Refuse keys that would have the last word over what is found here."""
-    ipc = profile.ipcs(objective)[0]
-    fixed = [key for key in profile.objective(objective).at_ipc.get(ipc, {}) if key in TUNED]
-    if fixed:
-        raise HgladError(
-            f"surrogate.objectives.{objective}.at_ipc.{ipc} has {', '.join(fixed)}, which tuning at {ipc} "
-            "images per class chooses: remove it there"
-        )
-
-
 def _untuned(profile: Profile) -> Profile:
-    """The profile without what is tuned here, so that tuning it again gives the same."""
-    objectives = {}
-    for name, own in profile.objectives.items():
-        kept = {
-            kind: {key: value for key, value in keys.items() if key not in TUNED}
-            for kind, keys in own.get("tuned", {}).items()
-        }
-        objectives[name] = own | {"tuned": kept}
-    return replace(profile, surrogate=profile.surrogate.changed(objectives=objectives))
+    """The profile without what is tuned here for one kind of search, so that tuning again gives the same."""
+    kept = []
+    for override in profile.overrides:
+        tuned = {f"search.{key}" for key in TUNED} if override.when.search else set()
+        if own := {key: value for key, value in override.set.items() if key not in tuned}:
+            kept.append(override.changed(set=own))
+    return profile.changed(overrides=tuple(kept))
 
 
 def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Trial]:
@@ -206,7 +177,7 @@ def space(profile: Profile, objective: str, kind: str, trials: int) -> list[Tria
 
 
 def _changes(profile: Profile, objective: str, kind: str, point: list[float]) -> dict[str, Any]:
-    usual = profile.searched(objective, kind, profile.ipcs(objective)[0])
+    usual = profile.resolved(objective=objective, search=kind, ipc=profile.ipcs(objective)[0]).search
 
     def rate(key: str, u: float) -> dict[str, float]:
         return {key: float(f"{getattr(usual, key) * SPREAD ** (2 * u - 1):.3g}")}
@@ -214,7 +185,7 @@ def _changes(profile: Profile, objective: str, kind: str, point: list[float]) ->
     if kind == "pixels":
         return rate("lr_pixels", point[0])
     changes = rate("lr_features", point[0]) | rate("lr_latents", point[1])
-    layers = layer_count(profile) - 1
+    layers = len(layers_of(profile.prior)) - 1
     if kind == "single":
         return changes | {"layer": min(int(point[2] * layers), layers - 1)}
     first = 1 if usual.latent_stage else 0  # the stage in w alone is in the place of the generator's input
@@ -271,5 +242,13 @@ def _in_words(changes: dict[str, Any]) -> str:
 
 def as_yaml(best: dict[str, dict[str, dict]]) -> str:
     """Best settings as they go into a profile."""
-    objectives = {objective: {"tuned": kinds} for objective, kinds in best.items()}
-    return yaml.safe_dump({"surrogate": {"objectives": objectives}}, sort_keys=False, default_flow_style=None)
+    overrides = [
+        {
+            "when": {"objective": objective, "search": kind},
+            "set": {f"search.{k}": v for k, v in changes.items()},
+        }
+        for objective, kinds in best.items()
+        for kind, changes in kinds.items()
+        if changes
+    ]
+    return yaml.safe_dump({"overrides": overrides}, sort_keys=False, default_flow_style=None)

@@ -20,9 +20,8 @@ import torch
 import yaml
 
 from hglad.errors import HgladError
-from hglad.experiments.definitions import check_name, plan
-from hglad.experiments.profile_checks import check_images, check_profile
-from hglad.experiments.profile_file import read_profile
+from hglad.experiments.checks import check_images, check_profile, read_profile
+from hglad.experiments.plans import EXPERIMENTS, plan
 from hglad.experiments.runner import compute, estimated_seconds, missing_tasks, why_missing
 from hglad.experiments.store import Store, held
 from hglad.paths import PROJECT
@@ -151,7 +150,8 @@ class Batch:
         Raises:
             HgladError: bad input, another run at work on these results, or Snakemake cannot go on.
         """
-        check_name(self.only)
+        if self.only is not None:
+            EXPERIMENTS.get(self.only)
         if self.cluster is not None and not (self.cluster / "config.yaml").is_file():
             advice = "expected a folder with a config.yaml, such as configs/cluster/slurm"
             raise HgladError(f"no Snakemake profile at {self.cluster}: {advice}")

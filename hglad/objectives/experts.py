@@ -6,7 +6,6 @@ memory, so that reading two epochs reads nothing else.
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 from hglad.data.datasets import RealData
 from hglad.errors import HgladError
 from hglad.evaluation.training import check_losses, train_epoch
-from hglad.experiments.versions import Versions, current, declared
 from hglad.networks import create_network
 from hglad.networks.passes import dropout_from
-from hglad.provenance import Stopwatch
+from hglad.provenance import Stopwatch, declared, versions_of
 from hglad.runtime import host_rng
 from hglad.settings import ExpertSettings, derive_seed, fingerprint
 from hglad.storage import Checkpoint, intact, read_metadata, write_tensors
@@ -29,18 +27,19 @@ VERSION = 1  # raise when the same settings and seed give another trajectory
 Weights = dict[str, Tensor]
 
 
-def experts_key(settings: ExpertSettings, network: dict, real: RealData, version: Versions = current) -> str:
-    """Fingerprint of a set of experts, however many of them: more can be added later."""
-    versions = {name: version(name) for name in ("experts", "training", "augment")}
-    versions["network"] = version(f"network {network['name']}")
-    return fingerprint(settings.changed(count=1), network, real.content_hash, versions)
+def experts_identity(settings: ExpertSettings, network: dict, real: RealData) -> list:
+    """What a set of experts follows from, however many of them: more can be added later."""
+    return ["experts", settings.changed(count=100).identity(), network, real.content_hash]
 
 
-def expert_key(
-    settings: ExpertSettings, network: dict, real: RealData, index: int, version: Versions = current
-) -> str:
-    """Fingerprint of expert number `index`."""
-    return fingerprint(experts_key(settings, network, real, version), index)
+def experts_versions(network: dict) -> dict[str, int | str]:
+    """Versions of the algorithms that train them."""
+    return versions_of("experts", "training", "augment", f"network {network['name']}")
+
+
+def experts_key(settings: ExpertSettings, network: dict, real: RealData) -> str:
+    """Fingerprint of a set of experts."""
+    return fingerprint(experts_identity(settings, network, real), experts_versions(network))
 
 
 def expert_file(folder: Path | str, index: int) -> Path:
@@ -97,7 +96,8 @@ def train_expert(
             progress()
     provenance = watch.provenance() | {"seconds": round(checkpoint.seconds, 2)}
     provenance |= {"data_hash": real.content_hash, "seed": seed}
-    provenance |= declared(partial(expert_key, settings, network, real, index))
+    identity = [experts_identity(settings, network, real), index]
+    provenance |= declared(identity, experts_versions(network))
     card = {"expert": index, "loss": losses.mean().item(), "settings": settings.to_dict(), "network": network}
     metadata = {"key": key, "card": json.dumps(card | {"provenance": provenance})}
     write_tensors(path, stack(trajectory), metadata)

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from hglad.errors import HgladError
 from hglad.paths import PROJECT
 from hglad.priors.base import PRIORS, Generator, GeneratorSettings, kind_of
+from hglad.provenance import versions_of
 from hglad.settings import Settings, fingerprint, suggestion
 from hglad.storage import read_json, read_tensors, write_json, write_tensors
 
@@ -87,6 +88,14 @@ def prior_card(name: str) -> dict[str, Any]:
         if path.suffix == ".yaml"
         else read_json(path.with_suffix(".json"))
     )
+
+
+def prior_versions(name: str) -> dict[str, int | str]:
+    """Versions of the algorithms behind a prior: of its family, and of what builds an untrained one."""
+    if name == "pixels":
+        return versions_of("prior pixels")
+    recipe = ["recipe"] if prior_path(name).suffix == ".yaml" else []
+    return versions_of(f"prior {prior_card(name)['kind']}", *recipe)
 
 
 def prior_hash(name: str) -> str:

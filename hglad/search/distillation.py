@@ -1,54 +1,46 @@
 """Distill one set: load what the settings name, run the search, keep the selected iterate."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
+import pydantic
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hglad.data.datasets import IMAGENET_SUBSETS, DataSet, RealData, images_are_there, load_data, read_record
 from hglad.errors import HgladError
 from hglad.evaluation.sets import DistilledSet, to_uint8
 from hglad.evaluation.training import train_classifier
-from hglad.experiments.profile import Profile, changed
-from hglad.experiments.versions import Version, Versioned, Versions, current
 from hglad.metrics import create_metric, needs
 from hglad.networks import Classifier, create_network
-from hglad.objectives import OBJECTIVES, Objective, create_objective
+from hglad.objectives import OBJECTIVES, Objective, create_objective, needs_experts
 from hglad.objectives.experts import Experts, experts_key
-from hglad.priors import PixelPrior, Prior, load_prior, prior_card, prior_hash
-from hglad.provenance import Stopwatch
+from hglad.priors import PixelPrior, Prior, load_prior, prior_hash, prior_versions
+from hglad.provenance import Stopwatch, declared, versions_of
 from hglad.runtime import out_of_memory, progress_bar
 from hglad.search.loop import ADVICE, Search
 from hglad.search.stages import Stage, plan_stages, step_flops
 from hglad.search.state import SearchState
 from hglad.settings import (
-    KINDS,
     DataSettings,
     ExpertSettings,
+    Kind,
     MetricSettings,
+    Profile,
     SearchSettings,
+    Settings,
     SurrogateSettings,
     fingerprint,
-    identity,
-    suggestion,
-    to_dict,
 )
 from hglad.storage import Checkpoint
 
-WITHOUT_GENERATOR = {
-    name: field.default
-    for name, field in SearchSettings.model_fields.items()
-    if (field.json_schema_extra or {}).get("with_generator")
-}
-"""Search settings that mean something with a generator only, as pixels take them."""
 
-
-@dataclass(frozen=True)
-class DistillationSettings(Versioned):
+class DistillationSettings(Settings):
     """Resolved settings of one run."""
 
     data: DataSettings
@@ -56,47 +48,25 @@ class DistillationSettings(Versioned):
     prior: str
     """Generator, or `pixels`."""
     search: SearchSettings
-    """Optimisation of the latents."""
-    surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
+    """Optimization of the latents."""
+    surrogate: SurrogateSettings = SurrogateSettings()
     """Network and batches of the matching objective."""
-    metric: MetricSettings = field(default_factory=MetricSettings)
+    metric: MetricSettings = MetricSettings()
     """Selection of the iterate."""
     objective: str = "dm"
     """Matching objective."""
-    kind: str = "hierarchical"
-    """Search: `pixels`, `single` or `hierarchical`."""
-    ipc: int = 1
+    kind: Kind = "hierarchical"
+    """Kind of search."""
+    ipc: int = Field(1, ge=1)
     """Images per class."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of every draw of the run."""
     keep_iterates: bool = False
     """Keep the images of every measured iterate, for the study of the metric."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = {}
     """Options of the objective itself."""
     experts: ExpertSettings | None = None
     """Expert trajectories of the objective."""
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise HgladError(f"unknown search '{self.kind}': {suggestion(self.kind, KINDS)}")
-        if self.ipc < 1:
-            raise HgladError(f"ipc is {self.ipc}: expected at least 1 image per class")
-        if self.seed < 0:
-            raise HgladError(f"seed is {self.seed}: expected 0 or a positive whole number")
-        if self.ipc > 1 and self.search.average > 1:
-            raise HgladError(
-                f"search.average is {self.search.average} at {self.ipc} images per class, which would start "
-                f"alike: give 1, in a profile by surrogate.objectives.{self.objective}.at_ipc"
-            )
-        if "experts" not in OBJECTIVES.options(self.objective):
-            object.__setattr__(self, "experts", None)
-        elif self.experts is None:
-            object.__setattr__(self, "experts", ExpertSettings())
-        if self.experts and "held_out" in needs(self.metric.name):
-            raise HgladError(
-                f"metric.name is '{self.metric.name}', which keeps images for itself that the experts of "
-                f"{self.objective} have seen: expected another metric"
-            )
 
     @classmethod
     def of(
@@ -106,78 +76,70 @@ class DistillationSettings(Versioned):
         kind: str,
         ipc: int,
         seed: int,
-        search: dict[str, Any] | None = None,
-        metric: dict[str, Any] | None = None,
-        **changes,
+        changes: Mapping[str, Any] | None = None,
+        keep_iterates: bool = False,
     ) -> Self:
-        """Settings of one run of a profile.
+        """Settings of one run of a profile: as it is for this run, with some dotted keys changed at last.
 
-        The search takes the keys of the profile, then those of the objective, then those tuned for this
-        kind of search, then those at this ipc, then `search`; `metric` changes keys of the metric, `changes`
-        other fields.
+        Raises:
+            HgladError: unknown search or objective, no prior for it, values that no run can have.
         """
-        own = profile.objective(objective)
-        settings = changed(profile.searched(objective, kind, ipc), search or {}, "search.")
-        selection = changed(profile.metric, metric or {}, "metric.")
-        surrogate = profile.surrogate.changed(objectives={})  # resolved here
-        if own.augmentation is not None:
-            surrogate = surrogate.changed(augmentation=own.augmentation)
-        if kind == "pixels":
-            settings = settings.changed(**WITHOUT_GENERATOR)
-        prior = "pixels" if kind == "pixels" else profile.prior
-        if prior is None:
+        own = profile.resolved(objective=objective, search=kind, ipc=ipc).with_values(changes or {})
+        if kind != "pixels" and profile.prior is None:
             raise HgladError(
                 f"profile {profile.profile!r} has no prior for the search {kind!r}: take pixels or name one"
             )
+        matching = profile.objective(objective)
+        experts = matching.experts or ExpertSettings()
         return cls(
-            profile.data,
-            prior,
-            settings,
-            surrogate,
-            selection,
-            objective,
-            kind,
-            ipc,
-            seed,
-            options=own.options,
-            experts=own.experts,
-            **changes,
+            data=profile.data,
+            prior="pixels" if kind == "pixels" else profile.prior,
+            search=own.search.without_generator() if kind == "pixels" else own.search,
+            surrogate=own.surrogate,
+            metric=own.metric,
+            objective=objective,
+            kind=kind,
+            ipc=ipc,
+            seed=seed,
+            keep_iterates=keep_iterates,
+            options=matching.options,
+            experts=experts if needs_experts(objective) else None,
         )
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.ipc > 1 and self.search.average > 1:
+            raise ValueError(
+                f"search.average is {self.search.average} at {self.ipc} images per class, which would start "
+                "the same: give 1, in a profile by an override for this ipc"
+            )
+        if self.experts and "held_out" in needs(self.metric.name):
+            raise ValueError(
+                f"metric.name is '{self.metric.name}', which keeps images for itself that the experts of "
+                f"{self.objective} have seen: expected another metric"
+            )
+        return self
+
+    def origin(self) -> list:
+        """What the result follows from beside the algorithms: settings and hashes, not where files lie."""
+        settings = self.identity()
+        del settings["data"], settings["prior"]  # their hashes say what they hold
+        if self.kind != "single" and self.search.budget == "steps":
+            settings["search"].pop("layer", None)
+        return [settings, data_hash(self.data), prior_hash(self.prior)]
+
+    @property
+    def components(self) -> dict[str, int | str]:
+        """Algorithms that make the result, with their versions."""
+        networks = {f"network {each['name']}" for each in (self.surrogate.network, self.metric.network)}
+        parts = ["search", "augment", "training", f"objective {self.objective}", f"metric {self.metric.name}"]
+        experts = ["experts"] if self.experts else []
+        return versions_of(*parts, *sorted(networks), *experts) | prior_versions(self.prior)
 
     @property
     def fingerprint(self) -> str:
-        """Key of the result: settings, data, prior and versions of the algorithms; not where files lie."""
-        return self.key_with(current)
-
-    def key_with(self, version: Versions) -> str:
-        """As `Versioned.key_with`."""
-        used = identity(self)
-        del used["data"], used["prior"]  # their hashes say what they hold
-        used["metric"].pop("compared")
-        used["surrogate"].pop("objectives")
-        for key in ("options", "experts"):  # absent where there are none, as before they could be set
-            if not used[key]:
-                del used[key]
-        del used["search"]["memory"]  # moves the last bits only
-        if self.kind != "single" and self.search.budget == "steps":
-            used["search"].pop("layer")
-        source = [data_hash(self.data), prior_hash(self.prior)]
-        return fingerprint(used, *source, self._versions(version))
-
-    def _versions(self, version: Versions) -> dict[str, Version | None]:
-        """Versions of the algorithms that make this result."""
-        family = self.prior if self.prior == "pixels" else prior_card(self.prior)["kind"]
-        components = {
-            "search": "search",
-            "augment": "augment",
-            "training": "training",
-            "prior": f"prior {family}",
-            "objective": f"objective {self.objective}",
-            "metric": f"metric {self.metric.name}",
-            "surrogate": f"network {self.surrogate.network['name']}",
-            "classifier": f"network {self.metric.network['name']}",
-        } | ({"experts": "experts"} if self.experts else {})
-        return {part: version(component) for part, component in components.items()}
+        """Key of the result."""
+        return fingerprint(self.origin(), self.components)
 
 
 def load_real(data: DataSettings, device: str = "cpu") -> DataSet:
@@ -255,7 +217,8 @@ def distill(
         HgladError: settings that do not fit the data or the prior, values that are not finite.
     """
     watch, data = Stopwatch(device), load_real(settings.data, device)
-    classifier = classifier or train_metric_classifier(settings.metric, data, show)
+    if classifier is None and "classifier" in needs(settings.metric.name):
+        classifier = train_metric_classifier(settings.metric, data, show)
     run = make_search(settings, data, classifier, device, experts)
     state_file = None if out is None else Path(out).with_name(f"{Path(out).name}.state")
     checkpoint, start = Checkpoint(state_file, settings.fingerprint), None
@@ -292,9 +255,13 @@ def distill(
         except HgladError:
             save()
             raise
-    provenance = watch.provenance() | {"seconds": round(checkpoint.seconds, 2)} | settings.declared()
+    provenance = (
+        watch.provenance()
+        | {"seconds": round(checkpoint.seconds, 2)}
+        | declared(settings.origin(), settings.components)
+    )
     card = {
-        "settings": to_dict(settings),
+        "settings": settings.to_dict(),
         "stages": [asdict(stage) for stage in run.stages],
         "stage_seconds": [round(seconds, 3) for seconds in stage_seconds],
         "measurement_seconds": sum(run.measuring) / max(1, len(run.measuring)),
@@ -319,7 +286,7 @@ def distill(
 def make_search(
     settings: DistillationSettings,
     data: DataSet,
-    classifier: Classifier,
+    classifier: Classifier | None,
     device: str = "cpu",
     experts: Path | str | None = None,
 ) -> Search:
@@ -338,7 +305,7 @@ def make_search(
     prior = _prior(settings, data, device)
     if settings.prior != "pixels":
         own = prior_labels(settings.search.labels, settings.data, settings.prior, prior)
-        settings = replace(settings, search=settings.search.changed(labels=own))
+        settings = settings.changed(search=settings.search.changed(labels=own))
     labels = torch.arange(classes, device=device).repeat_interleave(settings.ipc)
     rng = torch.Generator(device).manual_seed(settings.seed)
     args = (prior, objective, metric, real, labels, settings.kind, settings.search, rng, step_flops(prior))

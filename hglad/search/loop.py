@@ -152,7 +152,7 @@ class Search:
         """A step of SGD with momentum: one forward pass and one vector-Jacobian product of the generator."""
         settings, stage = self.settings, self.stages[state.stage]
         images, pull = self.pullback(state.latents, stage.layer)
-        if settings.normalise_generated:
+        if settings.normalize_generated:
             image_gradient, logs = self.objective.gradient(images, self.labels, self.real, self.rng)
         else:  # objectives normalize: images that are de-normalized first reach the network as they are
             mean, std = (x[:, None, None] for x in (self.real.mean, self.real.std))

@@ -21,7 +21,7 @@ VARIANTS = {  # further settings of the search: each changes what a step or the 
     "parts": {"latent_stage": True, "styles": "redrawn", "features": "gaussian", "truncation": 0.7},
     "back": {"stages": (3, 1), "budget": "flops", "layer": 2, "styles": "frozen", "momentum": 0.0},
     "own weights": {"lr_weights": 1e-3, "stages": (2, 5), "stage_lr_f": (0.02, 0.01), "stage_lr_w": (0, 0.1)},
-    "as released": {"normalise_generated": False},
+    "as released": {"normalize_generated": False},
     "absolute": {
         "lr_features": 0.5,
         "lr_latents": 0.05,
