@@ -416,6 +416,10 @@ def test_networks_that_cannot_give_maps_or_their_logits_are_a_clear_error(few_di
         create_metric("class_relevant", few_digits, classifier=network)
 
 
+def test_the_highest_seed_is_a_seed():
+    assert seeded(2**63 - 1).initial_seed() == module.seeded(2**63 - 1).initial_seed()
+
+
 def test_what_a_call_costs():
     cost = {name: METRICS.get(name).passes(10, 700) for name in METRICS.names()}
     assert cost.pop("loss") == 2800 and cost.pop("accuracy") == 3000 and set(cost.values()) == {10}
