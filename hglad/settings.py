@@ -371,7 +371,7 @@ class SearchSettings(Settings):
         return self.changed(**{name: type(self).model_fields[name].default for name in WITH_GENERATOR})
 
     def check_without_generator(self, where: str, why: str, keys: Iterable[str] | None = None) -> None:
-        """Refuse what means something with a generator only, of all values or of those at some dotted keys."""
+        """Refuse what means something with a generator only, of all values or of those at dotted keys."""
         for name in WITH_GENERATOR:
             value, usual = getattr(self, name), type(self).model_fields[name].default
             if value != usual and (keys is None or f"search.{name}" in keys):

@@ -1,4 +1,4 @@
-"""Plans of experiments and their tasks: what they compute, what their keys follow from, what is in the way."""
+"""Plans of experiments and their tasks: what they compute, what their keys follow from."""
 
 from importlib import import_module
 
@@ -50,7 +50,7 @@ def smoke() -> Profile:
     return read_profile(PROJECT / "configs" / "smoke.yaml")
 
 
-# Presets and parts -----------------------------------------------------------------------------------------------
+# Presets and parts
 
 
 @pytest.mark.parametrize("objective", ["dc", "dm", "mtt"])
@@ -98,7 +98,7 @@ def test_every_variant_differs_in_one_part(make):
     assert audit(5)[-1].changes == released(5)
 
 
-# What experiments compute ----------------------------------------------------------------------------------------
+# What experiments compute
 
 
 def methods(tasks: list[EvaluateTask]) -> set[tuple]:
@@ -173,7 +173,7 @@ def test_an_experiment_is_a_function_under_a_decorator(smoke):
         del EXPERIMENTS._factories["of_mine"]
 
 
-# Tasks and their keys --------------------------------------------------------------------------------------------
+# Tasks and their keys
 
 
 def test_tasks_are_required_once_and_the_first_of_equals_stays(smoke):
@@ -342,7 +342,7 @@ def test_a_task_says_what_it_has_to(tiny_store):
     assert Nothing().requires == []
 
 
-# Dropping images ---------------------------------------------------------------------------------------------------
+# Dropping images
 
 
 def test_images_that_no_page_shows_are_dropped_and_made_again_where_they_are_read(tiny_profile, tmp_path):

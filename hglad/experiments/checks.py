@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from hglad.errors import HgladError
 from hglad.experiments.plans import EXPERIMENTS, Experiment, experiments_of, parts, plan
 from hglad.experiments.runner import run_all
 from hglad.experiments.store import Store
-from hglad.experiments.tasks import DistillTask
 from hglad.metrics import METRICS, create_metric
 from hglad.networks import NETWORKS, create_network
 from hglad.objectives import OBJECTIVES, SHARED, create_objective, needs_experts
@@ -34,7 +33,6 @@ from hglad.search.distillation import (
     known_real,
     load_real,
     make_objective,
-    planned_stages,
     prior_labels,
 )
 from hglad.search.stages import plan_stages, step_flops
@@ -160,11 +158,11 @@ def open_experiment(
     return Opened(profile, store, experiment)
 
 
-# Names of registered members and their options ----------------------------------------------------------------
+# Names of registered members and their options
 
 
 def check_names(profile: Profile) -> None:
-    """Raise `HgladError` for unknown objectives, metrics, networks, experiments, options, and what needs them."""
+    """Raise `HgladError` for unknown members of registries and their options, and for what misses others."""
     for name in profile.sets.objectives:
         _known("sets.objectives", name, OBJECTIVES.names())
     for name, own in profile.objectives.items():
@@ -259,7 +257,7 @@ def runs_of(profile: Profile, objective: str, kind: str) -> list[DistillationSet
     return [DistillationSettings.of(profile, objective, kind, ipc, seed) for ipc in profile.ipcs(objective)]
 
 
-# Images, networks, generators and searches ------------------------------------------------------------------
+# Images, networks, generators and searches
 
 
 def check_profile(profile: Profile) -> None:
@@ -402,7 +400,7 @@ def _check_matching(profile: Profile, objective: str, real: RealData) -> None:
             create_metric(name, few, classifier=classifier, objective=matching, held_out=few, **options)
 
 
-# What a profile comes to ---------------------------------------------------------------------------------------
+# What a profile comes to
 
 WORDS = {"classifier": "classifiers", "experts": "experts", "distill": "sets", "measure": "measurements"}
 WORDS["evaluate"] = "evaluations"  # what a user calls the tasks of a plan
@@ -467,26 +465,5 @@ def _covers(own: str, key: str) -> bool:
 
 
 def _is_given(values: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(values, dict) or name not in values:
-            return False
-        values = values[name]
-    return True
-
-
-def cost_of(
-    run: DistillationSettings, store: Store, estimate: Callable | None = None
-) -> list[tuple[str, float]]:
-    """Seconds on one core that a run and what it needs would take, by task; 0 for what is there."""
-    tasks = [*DistillTask(run).requires, DistillTask(run)]
-    return [(task.rule, 0.0 if task.done(store) else (estimate or _guess)(task)) for task in tasks]
-
-
-def _guess(task: DistillTask) -> float:
-    return task.cost
-
-
-def stages_of(run: DistillationSettings, device: str = "cpu") -> list[tuple[Any, ...]]:
-    """Stages of a run as rows: name, split point, steps, rates of f and w, work of a step of an image."""
-    stages = planned_stages(run, device)
-    return [(stage.name, stage.layer, stage.steps, stage.lr_f, stage.lr_w, stage.flops) for stage in stages]
+    head, _, inner = key.partition(".")
+    return isinstance(values, dict) and head in values and (not inner or _is_given(values[head], inner))

@@ -1,7 +1,7 @@
 """The paper's experiments as plans: a profile in, the tasks of one page of the book out.
 
-A new experiment is a function under `@experiment`, in any package under the entry point `hglad`. "Released" is
-the authors' public code, commit a6a5d4c of H-PD, as far as it was read.
+A new experiment is a function under `@experiment`, in any package under the entry point `hglad`. "Released"
+is the authors' public code, commit a6a5d4c of H-PD, as far as it was read.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from hglad.settings import Profile, suggestion
 
 EXPERIMENTS = Registry("experiment")
 
-# Searches as the paper describes them and as its public code performs them -----------------------------------
+# Searches as the paper describes them and as its public code performs them
 
 RATES = {"dc": (1.0, 0.001), "dm": (10.0, 0.01), "mtt": (10_000.0, 10.0)}
 """Published rates of f (and pixels) and of w, for StyleGAN-XL at 128 pixels."""
@@ -102,7 +102,7 @@ def preset(name: str, objective: str, split_points: int, ipc: int = 1) -> dict[s
     return changes | {f"search.{key}": value for key, value in rates.items()}
 
 
-# The paper's search with one part taken away, or replaced by what the released code does ---------------------
+# The paper's search with one part taken away, or replaced by what the released code does
 
 ALL_PARTS = "all parts"
 RELEASED = "as released, all together"
@@ -174,7 +174,7 @@ def audit(split_points: int, ipc: int = 1) -> list[Variant]:
     return [Variant(name, whole | change) for name, change in changes.items()]
 
 
-# Experiments ------------------------------------------------------------------------------------------------
+# Experiments
 
 
 @dataclass
@@ -481,7 +481,7 @@ def claims(profile: Profile) -> Experiment:
     return Experiment(profile, parts={name: EXPERIMENTS.get(name)(profile) for name in CLAIMS if name in own})
 
 
-# What a folder of results can do without ---------------------------------------------------------------------
+# What a folder of results can do without
 
 
 def shows_images(task: DistillTask, profile: Profile) -> bool:
@@ -503,7 +503,7 @@ def shows_images(task: DistillTask, profile: Profile) -> bool:
 def drop_images(profile: Profile, store: Store, remove: bool = True) -> tuple[list[Path], float]:
     """Leave out the images of evaluated sets that no page of the profile shows; cards and rows stay.
 
-    A set of 100 images of 32 px takes 2 MB. What is left out is made again, the same, where a result needs it.
+    A set of 100 images of 32 px takes 2 MB. What is left out is made again, the same, where it is needed.
 
     Args:
         profile: whose pages and results these are.

@@ -419,9 +419,8 @@ class EvaluateTask(Task):
             source = [data_hash(self.data), self.seed]
             source += [self.classifier.origin] if self.classifier else []
             source += [prior_hash(self.prior), self.prior_classes] if self.prior else []
-        return [
-            source, self.method, self.ipc, self.network, self.options, self.repeats, self.training, self.iterates
-        ]  # fmt: skip
+        training = [self.network, self.options, self.repeats, self.training, self.iterates]
+        return [source, self.method, self.ipc, *training]
 
     @property
     def components(self) -> dict[str, int | str]:
