@@ -16,7 +16,7 @@ from hglad.data.datasets import load_data
 from hglad.errors import HgladError
 from hglad.evaluation.baselines import random_real
 from hglad.evaluation.evaluate import evaluate
-from hglad.networks import NETWORKS, Classifier, create_network, initialize, passes
+from hglad.networks import NETWORKS, create_network, initialize, passes
 from hglad.networks.convnet import AveragePool
 from hglad.networks.passes import (
     accumulate_gradient,
@@ -26,8 +26,7 @@ from hglad.networks.passes import (
     limit_chunks,
     separable,
 )
-from hglad.objectives import Derivatives, double_backward, forward_over_reverse
-from hglad.registry import Registry
+from hglad.objectives import Derivatives, double_backward, forward_over_reverse, use_batch_statistics
 from hglad.settings import TrainingSettings
 from hglad.storage import read_tensors
 
@@ -48,6 +47,7 @@ PUBLISHED = {  # parameters with 1000 classes, as the libraries' documentation h
     "torchvision:shufflenet_v2_x0_5": 1_366_792,
     "torchvision:swin_t": 28_288_354,
 }
+DEPTHS = {8: 3, 32: 3, 64: 4, 128: 5, 256: 6}  # of a ConvNet, by the side of the image
 TIMM = (
     "timm:mobilenetv3_small_050",
     "timm:test_convnext",
@@ -77,6 +77,12 @@ def count(network: nn.Module) -> int:
 
 def convnet(**options: object) -> nn.Module:
     return create_network("convnet", (1, 8, 8), 10, **{"depth": 2, "width": 4} | options)
+
+
+def without_statistics() -> nn.Module:
+    network = convnet(norm="batch")
+    use_batch_statistics(network)
+    return network
 
 
 def vit(dropout: float) -> nn.Module:
@@ -172,31 +178,28 @@ def test_maps_are_where_the_image_changed(name):
     assert (row, column) == (0, change.shape[1] - 1)
 
 
-@pytest.mark.parametrize(("side", "depth"), [(8, 3), (32, 3), (64, 4), (128, 5), (256, 6)])
-def test_convnet_depth_grows_with_the_image(side, depth):
-    network = create_network("convnet", (3, side, side), width=2)
-    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == depth
-
-
-@pytest.mark.parametrize(("norm", "kind"), [("instance", nn.GroupNorm), ("batch", nn.BatchNorm2d)])
-def test_convnet_norms(norm, kind):
-    network = create_network("convnet", (3, 16, 16), norm=norm, width=4)
-    assert [type(network.features[index]) for index in (1, 5, 9)] == [kind] * 3
-    assert len(create_network("convnet", (3, 16, 16), norm="none", width=4).features) == 8
+@pytest.mark.parametrize(
+    ("name", "side", "options", "kind", "expected"),
+    [
+        *(("convnet", side, {"width": 2}, nn.Conv2d, depth) for side, depth in DEPTHS.items()),
+        ("convnet", 16, {"width": 4}, nn.GroupNorm, 3),
+        ("convnet", 16, {"width": 4, "norm": "batch"}, nn.BatchNorm2d, 3),
+        ("convnet", 16, {"width": 4, "norm": "batch"}, nn.GroupNorm, 0),
+        ("convnet", 16, {"width": 4, "norm": "none"}, (nn.GroupNorm, nn.BatchNorm2d), 0),
+        ("vit", 32, {}, nn.LayerNorm, 13),
+        ("vit", 128, {}, nn.LayerNorm, 0),
+        ("vit", 128, {"layer_norm": True}, nn.LayerNorm, 21),
+        ("vit", 16, {"layer_norm": False}, nn.LayerNorm, 0),
+    ],
+)
+def test_depth_and_norms_follow_from_the_image_and_the_options(name, side, options, kind, expected):
+    network = create_network(name, (3, side, side), **options)
+    assert sum(isinstance(module, kind) for module in network.modules()) == expected
 
 
 def test_instance_norm_ignores_brightness_and_contrast_of_a_map():
     norm, maps = convnet().features[1], noise(2, 4, 8, 8)
     torch.testing.assert_close(norm(3 * maps + 5), norm(maps), atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("side", "options", "norms"),
-    [(32, {}, 13), (128, {}, 0), (128, {"layer_norm": True}, 21), (16, {"layer_norm": False}, 0)],
-)
-def test_vit_layer_norm_of_both_variants(side, options, norms):
-    network = create_network("vit", (3, side, side), **options)
-    assert sum(isinstance(module, nn.LayerNorm) for module in network.modules()) == norms
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18"])
@@ -271,24 +274,6 @@ def test_images_of_another_shape_are_a_clear_error(name, shape):
             function(torch.zeros(shape))
 
 
-def test_registry_refuses_a_name_twice():
-    registry = Registry("thing")
-    registry.register("one")(dict)
-    with pytest.raises(HgladError, match="registered twice"):
-        registry.register("one")(dict)
-
-
-def test_a_registered_network_is_created_by_name(monkeypatch):
-    class Linear(Classifier):
-        def __init__(self, image_shape, classes, scale=1):
-            super().__init__(image_shape)
-            self.features, self.pool, self.classifier = nn.Identity(), nn.Flatten(), nn.Linear(48, classes)
-
-    monkeypatch.setattr(NETWORKS, "_factories", dict(NETWORKS.factories))
-    NETWORKS.register("linear")(Linear)
-    assert create_network("linear", (3, 4, 4), 5, scale=2)(torch.zeros(2, 3, 4, 4)).shape == (2, 5)
-
-
 # Parameters and random draws
 
 
@@ -297,7 +282,8 @@ def test_parameters_follow_from_the_generator_alone(name):
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     network = create_network(name, (3, 32, 32), 5, seeded(1))
-    first = flat(network)
+    first, without = flat(network), flat(create_network(name, (3, 32, 32), 5))
+    assert torch.equal(without, flat(create_network(name, (3, 32, 32), 5, seeded(0))))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(1)
     assert torch.equal(first, flat(create_network(name, (3, 32, 32), 5, seeded(1))))
@@ -307,12 +293,6 @@ def test_parameters_follow_from_the_generator_alone(name):
     assert initialize(network, seeded(2)) is network
     assert torch.equal(flat(network), flat(create_network(name, (3, 32, 32), 5, seeded(2))))
     assert not torch.equal(first, flat(network))
-
-
-@pytest.mark.parametrize("name", ["convnet", "timm:test_resnet"])
-def test_without_a_generator_the_seed_is_0(name):
-    shape = (3, 32, 32)
-    assert torch.equal(flat(create_network(name, shape)), flat(create_network(name, shape, rng=seeded(0))))
 
 
 @pytest.mark.parametrize("name", NETWORKS.names())
@@ -486,8 +466,6 @@ def test_the_version_has_the_release_of_the_library(monkeypatch):
     [
         ("torchvision:resnet50", ["zero_init_residual"], None),
         ("convnet", ["depth"], None),
-        ("torchvision:resnt50", [], "did you mean 'torchvision:resnet50'"),
-        ("keras:resnet50", [], "unknown library of networks 'keras'"),
         ("timm:resnet18", ["pretrained"], "option 'pretrained'"),
         ("convnet", ["dept"], "unknown option of the network 'convnet', 'dept': did you mean 'depth'"),
     ],
@@ -532,6 +510,7 @@ def test_the_maps_of_a_chunk_fill_the_cache(monkeypatch):
         (lambda: convnet(norm="none"), True, True),
         (lambda: convnet(norm="batch"), True, False),
         (lambda: convnet(norm="batch"), False, True),
+        (without_statistics, False, False),
         (lambda: vit(0.1), True, False),
         (lambda: vit(0.1), False, True),
         (lambda: vit(0.0), True, True),
@@ -543,15 +522,6 @@ def test_a_network_that_mixes_images_or_draws_gets_the_batch_whole(monkeypatch, 
     assert separable(network) is alone
     convolution = any(isinstance(module, nn.Conv2d) for module in network.modules())
     assert chunk_size(network, batch(30)) == (4 if alone and convolution else 30)
-
-
-def test_batch_norm_without_kept_statistics_asks_for_the_batch_whole(monkeypatch):
-    monkeypatch.setattr(passes, "CACHE", 1)
-    network = convnet(norm="batch").eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.track_running_stats = False
-    assert chunk_size(network, batch(30)) == 30
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])

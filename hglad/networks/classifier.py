@@ -41,10 +41,10 @@ class Classifier(nn.Module):
 
         Raises `HgladError` for a block that `features` does not have.
         """
+        images = self._checked(images)
         if layer == -1:
-            return self.maps_and_embedding(self._checked(images))[0]
-        end = self._end_of(layer)
-        return self.features[:end](self._checked(images))
+            return self.maps_and_embedding(images)[0]
+        return self.features[: self._end_of(layer)](images)
 
     def logits_of_maps(self, maps: Tensor, layer: int = -1) -> Tensor:
         """Logits (n, classes) of `feature_maps` (n, K, h', w') of block `layer`, by the layers behind it.
@@ -88,6 +88,7 @@ class Classifier(nn.Module):
         return images
 
 
+@torch.no_grad()
 def initialize(network: nn.Module, rng: torch.Generator) -> nn.Module:
     """Draw every parameter anew, in place, from PyTorch's default distributions; return the network.
 
@@ -95,12 +96,11 @@ def initialize(network: nn.Module, rng: torch.Generator) -> nn.Module:
     with a method `draw_parameters` draws them by itself. Raises `HgladError` for a module with parameters
     and no rule in `redraw`.
     """
-    with torch.no_grad():
-        if hasattr(network, "draw_parameters"):
-            network.draw_parameters(rng)
-        else:
-            for module in network.modules():
-                redraw(module, rng)
+    if hasattr(network, "draw_parameters"):
+        network.draw_parameters(rng)
+    else:
+        for module in network.modules():
+            redraw(module, rng)
     return network
 
 

@@ -1,7 +1,7 @@
 """How a batch passes through a network: as many images at once as suit it, with given draws."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +98,8 @@ def dropout_from(network: nn.Module, rng: torch.Generator) -> Iterator[None]:
     `torch.nn.functional.dropout` takes no generator, so its global one is seeded inside and put back. A
     network that does not draw in training leaves `rng` as it is.
     """
-    if any(draws(module) for module in network.modules()):
-        with global_seed(draw_seed(rng), next(network.parameters()).device):
-            yield
-    else:
+    drawing = any(draws(module) for module in network.modules())
+    with global_seed(draw_seed(rng), next(network.parameters()).device) if drawing else nullcontext():
         yield
 
 
