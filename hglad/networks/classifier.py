@@ -44,7 +44,8 @@ class Classifier(nn.Module):
         images = self._checked(images)
         if layer == -1:
             return self.maps_and_embedding(images)[0]
-        return self.features[: self._end_of(layer)](images)
+        end = self._end_of(layer)
+        return self.features[:end](images)
 
     def logits_of_maps(self, maps: Tensor, layer: int = -1) -> Tensor:
         """Logits (n, classes) of `feature_maps` (n, K, h', w') of block `layer`, by the layers behind it.
