@@ -226,36 +226,25 @@ def export_rows(store, keys: Mapping[str, dict] | list[str] | None = None) -> pd
         evaluation), `peak_memory_mib`; `training`, `network_options` and `algorithms` as JSON.
     """
     found = store.rows(keys)
-    keys, records = list(dict.fromkeys(found["key"])), []
-    for key, record in zip(keys, store.provenance(keys), strict=True):
-        names = (
-            "data_hash",
-            "commit",
-            "clean",
-            "hglad",
-            "python",
-            "device",
-            "started",
-            "seconds",
-            "peak_memory_mib",
-        )
-        texts = {
-            "training": record["settings"]["training"],
-            "network_options": record["settings"]["network"],
-            "algorithms": record.get("algorithms") or {},
-        }
-        own = {"key": key, "set_fingerprint": record["set"]} | {name: record[name] for name in names[:5]}
-        own |= record["packages"] | {name: record[name] for name in names[5:]}
-        records.append(own | {name: json.dumps(value) for name, value in texts.items()})
-    return found.merge(pd.DataFrame(records), on="key", suffixes=("", "_of_evaluation")).convert_dtypes()
+    keys = list(dict.fromkeys(found["key"]))
+    records = pd.DataFrame(store.provenance(keys)).assign(key=keys).rename(columns={"set": "set_fingerprint"})
+    texts = {
+        "training": [json.dumps(settings["training"]) for settings in records["settings"]],
+        "network_options": [json.dumps(settings["network"]) for settings in records["settings"]],
+        "algorithms": [json.dumps(record.get("algorithms") or {}) for record in store.provenance(keys)],
+    }
+    names = ["key", "set_fingerprint", "data_hash", "commit", "clean", "hglad", "python"]
+    measured = records[["device", "started", "seconds", "peak_memory_mib"]]
+    parts = [records[names], pd.DataFrame(list(records["packages"])), measured, pd.DataFrame(texts)]
+    records = pd.concat(parts, axis="columns")
+    return found.merge(records, on="key", suffixes=("", "_of_evaluation")).convert_dtypes()
 
 
 def check_suffix(path: Path | str) -> str:
     """Suffix of a file to export to; raises `HgladError` when it is neither .parquet nor .csv."""
-    suffix = Path(path).suffix
-    if suffix not in (".parquet", ".csv"):
+    if Path(path).suffix not in (".parquet", ".csv"):
         raise HgladError(f"cannot export to {path}: expected a name that ends in .parquet or .csv")
-    return suffix
+    return Path(path).suffix
 
 
 def write_rows(found: pd.DataFrame, path: Path | str) -> None:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from itertools import cycle, pairwise
+from itertools import pairwise
 from textwrap import fill
 
 import matplotlib
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
-from hglad.analysis import LABELS, method_label, metric_label
+from hglad.analysis import LABELS, metric_label
 from hglad.analysis.statistics import t_interval
 from hglad.errors import HgladError
 
@@ -135,87 +135,23 @@ def accuracy(rows: pd.DataFrame, columns: str = "ipc") -> Figure:
         rows: result rows, with one layer for the single-layer search.
         columns: "ipc", of one network, or "network", of one ipc, in the order of the rows.
     """
-    by_ipc, objectives = columns == "ipc", list(rows["objective"].dropna().unique())
+    objectives, by_ipc = list(rows["objective"].dropna().unique()), columns == "ipc"
     values = sorted(rows["ipc"].dropna().unique()) if by_ipc else list(dict.fromkeys(rows["network"]))
     figure, panels = _panels(objectives, 3.4 if by_ipc or len(objectives) < 2 else 2.6, stacked=not by_ipc)
     for axes, objective in panels:
         own = rows[rows["objective"].isin([objective]) | rows["objective"].isna()]
         methods = [name for name in LABELS if name != "full" and name in set(own["method"])]
         for place, method in enumerate(methods):
+            shift = (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
             for x, value in enumerate(values):
                 part = own[(own["method"] == method) & (own[columns] == value)]
-                shift = (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
-                _estimate(axes, x + shift, part, COLORS[method], method_label(method) if x == 0 else None)
+                _estimate(axes, x + shift, part, COLORS[method], LABELS[method] if x == 0 else None)
         axes.set_xticks(range(len(values)), [f"{value:g}" if by_ipc else value for value in values])
         axes.set(ylabel=ACCURACY, xlim=(-0.5, len(values) - 0.5))
         axes.set_xlabel("images per class (ipc)" if by_ipc else "")
-    full = rows[rows["method"] == "full"]
-    means = full.groupby("network")["accuracy"].mean()
-    places = (
-        {None: full["accuracy"].mean()}
-        if by_ipc
-        else {values.index(name): mean for name, mean in means.items()}
-    )
-    _mark_full_set([axes for axes, _ in panels], places if len(full) else {})
-    return _finish(figure)
-
-
-@styled
-def accuracy_by_method(rows: pd.DataFrame) -> Figure:
-    """Accuracy of each method, with each objective, a panel per ipc; the full set is a dashed line.
-
-    Args:
-        rows: result rows of one network and one way of training.
-    """
-    ipcs, objectives = sorted(rows["ipc"].dropna().unique()), list(rows["objective"].dropna().unique())
-    lines = {}
-    for method in (name for name in LABELS if name != "full" and name in set(rows["method"])):
-        own = rows[rows["method"] == method]
-        for objective in own["objective"].drop_duplicates():
-            many = len(objectives) > 1 and pd.notna(objective)
-            name = f"{LABELS[method]} ({objective.upper()})" if many else LABELS[method]
-            lines[name] = COLORS[method], own[own["objective"].isin([objective])]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.3 * (len(lines) + 1)), layout="constrained")
-    panels = figure.subplots(1, len(ipcs), squeeze=False, sharey=True)[0]
-    for axes, ipc in zip(panels, ipcs, strict=True):
-        for y, (color, own) in enumerate(lines.values()):
-            _estimate(axes, y, own[own["ipc"] == ipc], color, along="x", spread=0)
-        full = rows[rows["method"] == "full"]["accuracy"]
-        _mark_full_set([axes], {None: full.mean()} if len(full) else {}, "x")
-        axes.set_title(f"{ipc:g} image{'s' if ipc > 1 else ''} per class")
-        _name_rows(axes, list(lines), ACCURACY)
-    return _finish(figure)
-
-
-@styled
-def network_gaps(rows: pd.DataFrame, main: str) -> Figure:
-    """Accuracy of each method on the main network and, joined by a line, its mean over the other networks.
-
-    The full set is left out where one network alone was trained on it.
-
-    Args:
-        rows: result rows of one ipc on several networks.
-        main: label of the main network, which the sets were made with.
-    """
-    figure, panels = _panels(list(rows["objective"].dropna().unique()), 2.9)
-    alone = rows[rows["method"] == "full"]["network"].nunique() == 1 < rows["network"].nunique()
-    for axes, objective in panels:
-        own = rows[rows["objective"].isin([objective]) | rows["objective"].isna()]
-        methods = [name for name in LABELS if name in set(own["method"]) and not (alone and name == "full")]
-        for y, method in enumerate(methods):
-            part, heights = (
-                own[own["method"] == method],
-                (y - 0.14, y + 0.14),
-            )  # so that no interval hides another
-            sides = part[part["network"] == main], part[part["network"] != main]
-            means = [
-                _estimate(axes, height, side, COLORS[method], label if y == 0 else None, "x", None, marker)
-                for height, side, (marker, label) in zip(
-                    heights, sides, (("D", main), ("o", "mean of the other networks")), strict=True
-                )
-            ]
-            axes.plot(means, heights, color="#999999", linewidth=1, zorder=1)
-        _name_rows(axes, [LABELS[method] for method in methods], ACCURACY)
+    full = rows[rows["method"] == "full"].groupby("network")["accuracy"].mean()
+    names = full.index if by_ipc else values
+    _mark_full_set([axes for axes, _ in panels], [full.get(name) for name in names])
     return _finish(figure)
 
 
@@ -247,60 +183,45 @@ def layer_sweeps(sweep: pd.DataFrame, chosen: int | None = None) -> Figure:
 
 
 def _estimate(
-    axes: Axes,
-    place: float,
-    rows: pd.DataFrame,
-    color: str,
-    label: str | None = None,
-    along: str = "y",
-    spread: float | None = 0.05,
-    marker: str = "D",
+    axes: Axes, x: float, rows: pd.DataFrame, color: str, label: str | None = None, spread: float = 0.05
 ) -> float:
-    """Dots of the seeds (unless `spread` is None), their mean and its interval along an axis; the mean."""
+    """Dots of the seeds, their mean and its interval; returns the mean."""
     if rows.empty:
         return float("nan")
     seeds = rows.groupby("seed")["accuracy"].mean().to_numpy()
     interval, mean = t_interval(seeds), seeds.mean()
     ends = np.clip([interval["low"], interval["high"]], 0, 100)
+    places = x + (np.linspace(-spread, spread, len(seeds)) if len(seeds) > 1 else np.zeros(1))
+    axes.plot(places, seeds, "o", color=color, alpha=0.45, markersize=4, markeredgewidth=0)
+    look = {"fmt": "D", "markersize": 6, "markeredgecolor": "white", "capsize": 4}
     error = np.nan_to_num(np.abs(ends - mean))[:, None]
-    places = place + (
-        np.linspace(-spread, spread, len(seeds)) if spread and len(seeds) > 1 else np.zeros(len(seeds))
-    )
-    flip = slice(None) if along == "y" else slice(None, None, -1)
-    if spread is not None:
-        axes.plot(*(places, seeds)[flip], "o", color=color, alpha=0.45, markersize=4, markeredgewidth=0)
-    look = {"markeredgecolor": "white"} if marker == "D" else {"markerfacecolor": "white"}
-    look |= {f"{along}err": error, "fmt": marker, "markersize": 6, "capsize": 4, "color": color}
-    axes.errorbar(*(place, mean)[flip], label=label, **look)
+    axes.errorbar(x, mean, yerr=error, color=color, label=label, **look)
     return mean
 
 
-def _mark_full_set(panels: Sequence[Axes], means: Mapping[float | None, float], along: str = "y") -> None:
-    """Dashed lines at accuracies of the full set; numbers where lines would squeeze all else together.
+def _mark_full_set(panels: Sequence[Axes], means: Sequence[float | None]) -> None:
+    """Dashes at accuracies of the full set; numbers where dashes would squeeze all else together.
 
     Args:
         panels: axes of one scale, with everything else drawn.
-        means: accuracies in percent, by the place of the group that each is beside, or under None for all.
-        along: axis of the accuracies, "y" or "x".
+        means: in percent, for each group of marks; one for all of them where there is one.
     """
-    ends = np.array([getattr(axes.dataLim, f"interval{along}") for axes in panels])
+    ends = np.array([axes.dataLim.intervaly for axes in panels])
     low, high = ends.min(), ends.max()
-    far = max(means.values(), default=0) > high + (high - low)
-    name, look = LABELS["full"], {"color": COLORS["full"], "linestyle": "--", "linewidth": 1}
+    found = {place: mean for place, mean in enumerate(means) if mean is not None}
+    far = max(found.values(), default=0) > high + (high - low)
     for axes in panels:
-        for index, (place, mean) in enumerate(means.items()):
-            label = name if index == 0 else None  # once in the legend
+        for place, mean in found.items():
+            start, end = axes.get_xlim() if len(means) == 1 else (place - 0.4, place + 0.4)
             if far:
-                x, where = (0.99, axes.transAxes) if place is None else (place, axes.get_xaxis_transform())
-                text = f"{name}: {mean:.1f} {'↑' if along == 'y' else '→'}"
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-                side = "right" if place is None else "center"
-                axes.text(x, 0.98, text, transform=where, ha=side, va="top", fontsize="small", bbox=box)
-            elif place is not None:
-                axes.plot([place - 0.4, place + 0.4], [mean, mean], label=label, **look)
+                look = {"ha": "center", "va": "top", "fontsize": "small", "bbox": box}
+                where = axes.get_xaxis_transform()
+                axes.text((start + end) / 2, 0.98, f"{LABELS['full']}: {mean:.1f} ↑", transform=where, **look)
             else:
-                (axes.axvline if along == "x" else axes.axhline)(mean, label=label, **look)
-    if far and along == "y":
+                label = LABELS["full"] if place == min(found) else None  # once in the legend
+                axes.hlines(mean, start, end, COLORS["full"], "--", linewidth=1, label=label)
+    if far:
         panels[0].set_ylim(top=high + 0.2 * (high - low))  # room above the marks
 
 
@@ -356,26 +277,21 @@ def distance_and_accuracy(distances: pd.DataFrame, metrics: Sequence[str]) -> Fi
     columns = -(-len(metrics) // lines)
     figure = Figure(figsize=(WIDTH, 0.7 + 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
-    names = distances.drop_duplicates("layer").set_index("layer")["stage_name"].sort_index()
-    colors = dict(zip(names.index, sns.color_palette("viridis", len(names)), strict=True))
-    shapes = dict(zip(dict.fromkeys(distances["objective"]), cycle("o^sDvP"), strict=False))
+    distances = distances.sort_values("layer", kind="stable").assign(
+        objective=distances["objective"].str.upper()
+    )
+    style = {"style": "objective"} if distances["objective"].nunique() > 1 else {}
+    look = {"hue": "stage_name", "palette": "viridis", "s": 22, "linewidth": 0} | style
     for axes, metric in zip(panels, metrics, strict=False):
-        for objective, marker in shapes.items():
-            own = distances[distances["objective"] == objective]
-            shades = [colors[layer] for layer in own["layer"]]
-            axes.scatter(own[metric], own["accuracy"], c=shades, marker=marker, s=14, linewidths=0)
+        sns.scatterplot(distances, x=metric, y="accuracy", ax=axes, legend=axes is panels[0], **look)
         axes.set_xscale("log")
         _log_ticks(axes.xaxis, few=True)
-        axes.set(xlabel=fill(metric_label(metric), 34))
+        axes.set(xlabel=fill(metric_label(metric), 34), ylabel=ACCURACY)
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
-    for axes in panels[::columns]:
-        axes.set_ylabel(ACCURACY)
-    for objective, marker in shapes.items() if len(shapes) > 1 else ():
-        panels[0].plot([], [], marker, color="#777777", label=objective.upper())
-    for layer, name in names.items():
-        panels[0].plot([], [], "o", color=colors[layer], label=name)
-    return _finish(figure)
+    figure = _finish(figure)
+    panels[0].get_legend().remove()
+    return figure
 
 
 @styled

@@ -118,7 +118,8 @@ def runs(experiment) -> pd.DataFrame:
             marks["latents"] = task.distilled.search.average
             card = read_json(experiment.store.set_folder(place[0]) / "card.json")
             found[place] = marks | _run(card) | {"settings": task.distilled, "card": card, "key": place[0]}
-    return pd.DataFrame(list(found.values()))
+    none = ["objective", "method", "variant", "card", "key"]  # of a profile without searches
+    return pd.DataFrame(list(found.values()), columns=None if found else none)
 
 
 def _run(card: dict) -> dict[str, object]:

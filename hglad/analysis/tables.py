@@ -215,31 +215,19 @@ def _notes(table: pd.DataFrame, cell: list[str], shown: set[str], relative: bool
     )
     yield "; ".join(parts) + "."
     if relative:
-        gains = [
-            name for name in ("paired t", "Welch t") if table["improvement_interval"].str.contains(name).any()
-        ]
-        gain = (
-            f", ± half width of the 95 % {' or '.join(gains)} interval over distillation seeds"
-            if gains
-            else ""
-        )
-        share = (
-            " [low–high: 95 % Fieller interval]"
-            if table["share_interval"].str.contains("Fieller").any()
-            else ""
-        )
+        kinds = sorted({*table["improvement_interval"], *table["share_interval"]} - {NO_INTERVAL})
         yield (
-            f"Over random: points over random real images of the same ipc on the same network{gain}; "
-            f"% of full set: ratio of mean accuracies{share}."
+            "Over random: points over random real images of the same ipc on the same network; % of full set: "
+            f"ratio of mean accuracies. Intervals: {', '.join(kinds) or 'none'}."
         )
         if dropped := int(table["improvement_dropped"].sum()):
             yield f"Seeds without a partner, left out of paired differences: {dropped} over all cells."
     same = []
     for name in (name for name in cell if name not in shown):
         values = table.dropna(subset=name).groupby("method", sort=False)[name].unique()
-        if len(every := table[name].dropna().unique()) == 1:
-            same.append(f"{name} {_read('', every[0])}")
-        elif len(every):
+        if table[name].nunique() == 1:
+            same.append(f"{name} {_read('', values.iloc[0][0])}")
+        else:
             same += [
                 f"{name} {', '.join(_read('', v) for v in own)} ({method_label(m)})"
                 for m, own in values.items()
