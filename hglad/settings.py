@@ -258,8 +258,6 @@ Kind = Literal["pixels", "single", "hierarchical"]
 KINDS: tuple[str, ...] = get_args(Kind)
 """Kinds of search."""
 Baseline = Literal["herding", "k_center", "class_mean", "samples", "samples_averaged"]
-BASELINES: tuple[str, ...] = get_args(Baseline)
-"""Sets that nothing was optimised for."""
 STRATEGIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 """Of the siamese augmentation (DSA; Zhao & Bilen 2021)."""
 DSA = "_".join(STRATEGIES)
@@ -299,10 +297,10 @@ class DataSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """How the latents are optimised; every kind of search gets the same budget."""
+    """How the latents are optimized; every kind of search gets the same budget."""
 
     steps: Count = 1000
-    """Optimisation steps in all, shared by the stages. Source: GLaD."""
+    """Optimization steps in all, shared by the stages. Source: GLaD."""
     budget: Literal["steps", "flops"] = with_generator("steps")
     """What is kept whatever the stages: `steps`, or `flops`, the generator's work of `steps` steps at
     `layer`, of which cheaper stages get more steps; pixel space, which has none, keeps its `steps`."""
@@ -541,7 +539,7 @@ class Studies(Settings):
     audit_seeds: NotNegative = 0
     """Distillation seeds of the paper's search with each behavior of the released code; 0 leaves it out."""
     baselines: Distinct[Baseline] = ()
-    """Sets that nothing was optimised for, beside random images and the full set: `herding`, `k_center`,
+    """Sets that nothing was optimized for, beside random images and the full set: `herding`, `k_center`,
     `class_mean`, `samples`, `samples_averaged`; none leaves the study of baselines out."""
     augmentations: Distinct[Strategies] = ()
     """Further augmentations of the training on the sets of that study, as `evaluation.training` takes them;
@@ -679,10 +677,6 @@ class Profile(Settings):
             group: type(getattr(self, group)).read(own, f"{where}{group}.") for group, own in values.items()
         }
         return self.model_copy(update=updates)
-
-    def overridden(self, changes: Mapping[str, Any]) -> Self:
-        """A copy in which other values have the last word in every run."""
-        return self.changed(overrides=(*self.overrides, Override(set=dict(changes)))) if changes else self
 
     def training(self, network: str, **run: Any) -> TrainingSettings:
         """Training of an architecture on a set, which some of the keys of `When` describe."""

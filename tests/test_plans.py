@@ -33,7 +33,7 @@ from hglad.experiments.plans import (
 )
 from hglad.experiments.runner import missing_tasks, required, run_all, why_missing
 from hglad.experiments.store import Store
-from hglad.experiments.tasks import ClassifierTask, DistillTask, EvaluateTask, ExpertTask, MeasureTask, Task
+from hglad.experiments.tasks import ClassifierTask, DistillTask, EvaluateTask, ExpertTask, MeasureTask
 from hglad.metrics import METRICS
 from hglad.paths import PROJECT
 from hglad.provenance import MODULES, older, record_of, version_of
@@ -330,16 +330,6 @@ def test_baselines_are_made_anew_and_the_same(tiny_tasks, tiny_store):
         data = load_real(task.data)
         first, second = (task.baseline(tiny_store, data) for _ in range(2))
         assert torch.equal(first.images, second.images), task.method
-
-
-def test_a_task_says_what_it_has_to(tiny_store):
-    class Nothing(Task):
-        """Without anything."""
-
-    for name in ("origin", "components", "cost"):
-        with pytest.raises(NotImplementedError):
-            getattr(Nothing(), name)
-    assert Nothing().requires == []
 
 
 # Dropping images

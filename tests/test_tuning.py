@@ -102,7 +102,7 @@ def test_every_trial_is_a_search_that_can_be_planned(profile, kind):
 
 
 def test_no_trial_has_both_a_stage_in_the_latents_alone_and_one_at_the_input(profile):
-    later = profile.overridden({"search.latent_stage": True})
+    later = profile.changed(search=profile.search.changed(latent_stage=True))
     for trial in space(later, "dm", "hierarchical", 20)[1:]:
         assert trial.changes["stages"] in ([1, 2, 3, 4], [1, 3, 4])
         assert len(trial.changes["shares"]) == len(trial.changes["stages"]) + 1

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -57,22 +57,17 @@ SECONDS_PER_SIDE = 2.5e-4  # an image through a generator and back, per pixel of
 
 
 class Task:
-    """A unit of work; `place` says where its result lies, `run` computes it."""
+    """A unit of work whose result is kept.
 
-    rule: str
-    """What it does, in a word."""
-    phase: int
-    """Tasks of a phase need results of earlier phases only."""
+    A class of tasks has, beside what stands here: `rule`, what it does, in a word; `phase`: tasks need
+    results of earlier phases only; `origin`, plain values and settings that the result follows from;
+    `components`, the algorithms that make it, with their versions; `cost`, a guess of the seconds on one
+    core; `place(store)`, the file whose presence says that the result is there; `run(store, device)`, which
+    computes and keeps it.
+    """
 
-    @property
-    def origin(self) -> Any:
-        """Plain values and settings that the result follows from, beside the algorithms."""
-        raise NotImplementedError
-
-    @property
-    def components(self) -> dict[str, int | str]:
-        """Algorithms that make the result, with their versions."""
-        raise NotImplementedError
+    rule: ClassVar[str]
+    phase: ClassVar[int]
 
     @cached_property
     def key(self) -> str:
@@ -94,22 +89,9 @@ class Task:
         """What it is about, in words, its seed left out."""
         return self.data.name
 
-    @property
-    def cost(self) -> float:
-        """Guess of the seconds on one core."""
-        raise NotImplementedError
-
-    def place(self, store: Store) -> Path:
-        """File whose presence says that the result is there."""
-        raise NotImplementedError
-
     def done(self, store: Store) -> bool:
         """Whether the result is there."""
         return whole(self.place(store))
-
-    def run(self, store: Store, device: str) -> None:
-        """Compute and keep the result."""
-        raise NotImplementedError
 
     def declared(self) -> dict[str, Any]:
         """For the record of the result: key, request and algorithms."""
