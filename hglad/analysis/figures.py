@@ -289,9 +289,8 @@ def distance_and_accuracy(distances: pd.DataFrame, metrics: Sequence[str]) -> Fi
         axes.set(xlabel=fill(metric_label(metric), 34), ylabel=ACCURACY)
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
-    figure = _finish(figure)
     panels[0].get_legend().remove()
-    return figure
+    return _finish(figure)
 
 
 @styled
@@ -327,6 +326,7 @@ def differences(found: pd.DataFrame, line: str, panel: str) -> Figure:
         line: column that names the lines of a panel.
         panel: column that names the panels.
     """
+    found = found.dropna(subset="mean")
     titles = list(dict.fromkeys(found[panel]))
     counts = [int((found[panel] == title).sum()) for title in titles]
     figure = Figure(figsize=(WIDTH, 0.6 + sum(0.45 + 0.27 * count for count in counts)), layout="constrained")
@@ -551,7 +551,8 @@ def _log_ticks(axis, few: bool = False) -> None:
 def _finish(figure: Figure) -> Figure:
     """With one legend below, the full set last in it, and without the upper and right edges."""
     entries = zip(*figure.axes[0].get_legend_handles_labels(), strict=True)
-    entries = sorted(entries, key=lambda entry: entry[1] == LABELS["full"])
+    titles = {"stage_name", "objective"}  # seaborn's, of groups of entries
+    entries = sorted((e for e in entries if e[1] not in titles), key=lambda entry: entry[1] == LABELS["full"])
     if entries:
         handles, labels = zip(*entries, strict=True)
         columns = len(labels) if len(labels) <= 6 else (len(labels) + 1) // 2
