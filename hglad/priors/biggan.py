@@ -203,11 +203,8 @@ class Synthesis(nn.Module):
 
     def __init__(self, settings: BigGANSettings):
         super().__init__()
-        s, attention, last = (
-            settings,
-            settings.attention_layer_position,
-            settings.channels(len(settings.layers)),
-        )
+        s, attention = settings, settings.attention_layer_position
+        last = s.channels(len(s.layers))
         self.gen_z = nn.Linear(s.w_dim, FIRST_SIZE**2 * s.channels(0))
         self.layers = nn.ModuleList(Block(s, index) for index in range(len(s.layers)))
         if attention is not None:
@@ -271,9 +268,8 @@ class BigGAN(Generator):
                 name = name.removesuffix("_orig")
                 for part in (f"{name}_u", f"{name}_v"):
                     if part not in tensors:
-                        raise HgladError(
-                            f"tensor '{part}' is missing: expected a vector of the spectral norm"
-                        )
+                        expected = "expected a vector of the spectral norm"
+                        raise HgladError(f"tensor '{part}' is missing: {expected}")
                 tensor = tensor / (tensors[f"{name}_u"] @ tensor.flatten(1) @ tensors[f"{name}_v"])
             if not name.endswith(("weight_u", "weight_v")):
                 folded[name] = tensor[: settings.img_channels] if ".conv_to_rgb." in name else tensor
@@ -331,11 +327,9 @@ class BigGAN(Generator):
 
     def split_points(self) -> list[dict[str, Any]]:
         """Shape of the map at every split point."""
-        s, blocks = self.settings, range(len(self.settings.layers) + 1)
-        shapes = [
-            *((s.channels(block), s.size(block)) for block in blocks),
-            (s.img_channels, s.img_resolution),
-        ]
+        s = self.settings
+        shapes = [(s.channels(block), s.size(block)) for block in range(len(s.layers) + 1)]
+        shapes.append((s.img_channels, s.img_resolution))
         return [{"channels": each, "size": size, "scale": s.img_resolution / size} for each, size in shapes]
 
     def set_truncation(self, truncation: float) -> Self:
@@ -370,9 +364,8 @@ class BigGAN(Generator):
         self.train()
         for _ in range(batches):
             z = self.noise(size, rng).to(self.embeddings.weight.device)
-            labels = torch.randint(self.settings.c_dim, (size,), generator=rng, device=rng.device).to(
-                z.device
-            )
+            labels = torch.randint(self.settings.c_dim, (size,), generator=rng, device=rng.device)
+            labels = labels.to(z.device)
             for row in range(last + 1):
                 for norm in norms:
                     norm.measured = (row, 1 / batches)

@@ -83,11 +83,9 @@ def prior_path(name: str) -> Path:
 def prior_card(name: str) -> dict[str, Any]:
     """Card of a prior: kind and settings; data, training and quality where it was trained, else the seed."""
     path = prior_path(name)
-    return (
-        RecipeSettings.from_yaml(path).card()
-        if path.suffix == ".yaml"
-        else read_json(path.with_suffix(".json"))
-    )
+    if path.suffix == ".yaml":
+        return RecipeSettings.from_yaml(path).card()
+    return read_json(path.with_suffix(".json"))
 
 
 def prior_versions(name: str) -> dict[str, int | str]:

@@ -350,18 +350,14 @@ def _structures(
     starts = [0, *(i for i in range(1, len(names) - num_critical) if begins(names[i])), len(names)]
     first, *heads = [end - start for start, end in itertools.pairwise(starts)]  # layers of each part
     if not 1 <= len(heads) <= 6:
-        found = (
-            f"'{network.where}' has no layers behind its stem" if not heads else "its layers make many parts"
-        )
+        found = "its layers make many parts" if heads else f"'{network.where}' has no layers behind its stem"
         raise HgladError(f"{found}: expected 1 to 6 super-resolution heads")
     synthesis = network.child("synthesis")
     built = _dictionary(synthesis.state.get("_init_kwargs"), f"{synthesis.where}._init_kwargs")
     built = Module(f"{synthesis.where}._init_kwargs", "", built)  # what it was before heads were put on it
     stem = {"img_resolution": built.integer("img_resolution"), "num_layers": first + num_critical}
-    layers = [
-        *(length + num_critical for length in heads[:-1]),
-        heads[-1] - 1,
-    ]  # with what a next head cut off
+    # With what a next head cut off.
+    layers = [*(length + num_critical for length in heads[:-1]), heads[-1] - 1]
     for factors in itertools.product((2, 4, 8, 16), repeat=len(heads) - 1):
         factors = (*factors, network.integer("up_factor"))
         if stem["img_resolution"] * math.prod(factors) == resolution:

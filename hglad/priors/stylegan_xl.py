@@ -91,10 +91,8 @@ class StyleGANXLSettings(GeneratorSettings):
 
     @model_validator(mode="after")
     def _can_be_laid_out(self) -> Self:
-        for key, layers in (
-            ("num_layers", self.num_layers),
-            *(("heads", head.layers) for head in self.heads),
-        ):
+        parts = [("num_layers", self.num_layers), *(("heads", head.layers) for head in self.heads)]
+        for key, layers in parts:
             if layers <= self.num_critical:
                 least = self.num_critical + 1
                 raise ValueError(f"{key} of a generator has {layers} layers: expected {least} to 64")
@@ -203,9 +201,8 @@ def _progression(
         stopband = first_stopband * (last_cutoff * s.last_stopband_rel / first_stopband) ** exponent
         rate = 2 ** math.ceil(math.log2(min(stopband * 2, resolution)))
         size = rate + 2 * s.margin_size if index < layers - 1 else resolution
-        channels = (
-            s.img_channels if index == layers else round(min(s.channel_base / 2 / cutoff, s.channel_max))
-        )
+        channels = round(min(s.channel_base / 2 / cutoff, s.channel_max))
+        channels = s.img_channels if index == layers else channels
         geometries.append(LayerGeometry(cutoff, max(stopband, rate / 2) - cutoff, rate, size, channels))
     return geometries
 
@@ -303,9 +300,7 @@ class SynthesisInput(nn.Module):
         amplitudes = (1 - (freqs.norm(dim=2) - cutoff) / (rate / 2 - cutoff)).clamp(0, 1)
         pixels = torch.arange(size, device=self.freqs.device, dtype=self.freqs.dtype)
         centers = (pixels + 0.5 - size / 2) / rate  # relative to the image
-        grid = torch.stack(
-            torch.meshgrid(centers, centers, indexing="xy"), dim=-1
-        )  # (size, size, 2), x first
+        grid = torch.stack(torch.meshgrid(centers, centers, indexing="xy"), dim=-1)  # (size, size, 2)
         angle = torch.einsum("hwd,ncd->nhwc", grid, freqs) + phases[:, None, None]
         waves = torch.sin(angle * 2 * math.pi) * amplitudes[:, None, None]
         return (waves @ self.weight.T / math.sqrt(len(self.weight))).permute(0, 3, 1, 2)
@@ -485,14 +480,14 @@ class StyleGANXL(Generator):
         """
         plans = plan_layers(self.settings)
         maps = [plans[0].source, *(plan.target for plan in plans)]
-        in_16_bit = [False, *(plan.bears_16_bit for plan in plans)]
-        size = self.settings.resolution
-        names = ("channels", "size", "rate", "cutoff", "scale", "16 bit")
-        rows = (
-            (each.channels, each.size, each.sampling_rate, each.cutoff, size / each.sampling_rate, bears)
+        resolution, in_16_bit = self.settings.resolution, [False, *(plan.bears_16_bit for plan in plans)]
+        return [
+            {
+                "channels": each.channels, "size": each.size, "rate": each.sampling_rate,
+                "cutoff": each.cutoff, "scale": resolution / each.sampling_rate, "16 bit": bears,
+            }
             for each, bears in zip(maps, in_16_bit, strict=True)
-        )
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        ]  # fmt: skip
 
     @torch.no_grad()
     def measure_statistics(self, rng: torch.Generator, trained: bool = True) -> None:
