@@ -45,16 +45,13 @@ class PublicNorm(nn.Module):
             self.scale = spectral(nn.Linear(condition, channels, bias=False))
             self.offset = spectral(nn.Linear(condition, channels, bias=False))
         else:
-            self.weight, self.bias = (
-                nn.Parameter(torch.rand(channels) + 0.5),
-                nn.Parameter(torch.randn(channels)),
-            )
+            self.weight = nn.Parameter(torch.rand(channels) + 0.5)
+            self.bias = nn.Parameter(torch.randn(channels))
 
     def statistic(self, rows, truncation):
         grid = truncation * (len(rows) - 1)
-        return sum(
-            row * max(0.0, 1 - abs(index - grid)) for index, row in enumerate(rows)
-        )  # linear between two
+        # Linear between two.
+        return sum(row * max(0.0, 1 - abs(index - grid)) for index, row in enumerate(rows))
 
     def forward(self, x, condition, truncation):
         mean = self.statistic(self.running_means, truncation).view(1, -1, 1, 1)

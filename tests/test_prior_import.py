@@ -43,10 +43,7 @@ STRUCTURES = {  # settings of generators, and the numbers in the names of their 
     "stem": ({}, [*range(8)]),
     "head": (heads((4, 5)), [*range(5), *range(6, 12)]),
     "unconditional": (heads((2, 4)) | {"c_dim": 0}, [*range(5), *range(6, 11)]),
-    "two heads": (
-        {"heads": (Head(up_factor=2, layers=4), Head(up_factor=4, layers=6))},
-        [*range(5), 6, 7, *range(8, 15)],
-    ),
+    "two heads": (heads((2, 4), (4, 6)), [*range(5), 6, 7, *range(8, 15)]),
     "three heads": (heads((4, 5), (2, 6), (2, 3)), [*range(5), 6, 7, 8, *range(9, 17)]),
     "other stem": (
         heads((2, 5), (2, 5)) | {"margin_size": 4, "num_fp16_res": 2, "conv_kernel": 1, "filter_size": 4},
@@ -98,10 +95,8 @@ def test_imported_generators_give_the_official_images(place, capsys, name, proto
     assert main(["prior", "import", "net.pkl", "--out", "net.safetensors"]) == 0
     assert capsys.readouterr().out == f"{network.arguments[0]['class_name']} of net.pkl in net.safetensors\n"
 
-    generator, reference = (
-        load_prior("net.safetensors"),
-        read_tensors(FIXTURES / f"{name}.reference.safetensors"),
-    )
+    generator = load_prior("net.safetensors")
+    reference = read_tensors(FIXTURES / f"{name}.reference.safetensors")
     labels = reference["c"].argmax(dim=1)
     assert relative_error(generator.map(reference["z"], labels), reference["ws"]) < 1e-5
     images = generator.decode(generator.start(reference["ws"]), 0)
@@ -333,11 +328,9 @@ def test_tensors_may_share_a_storage_and_have_other_formats(place, small):
     whole = torch.arange(20.0)
     buffers["phases"], buffers["freqs"] = whole[2:10:2].double(), whole[:8].view(2, 4).T
     found, _ = read_generator(write(Path("net.pkl"), G_ema=network))
-    assert (
-        found.synthesis.input.phases.tolist() == [2, 4, 6, 8]
-        and found.synthesis.input.phases.dtype == torch.float32
-    )
-    assert found.synthesis.input.freqs.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    first = found.synthesis.input
+    assert first.phases.tolist() == [2, 4, 6, 8] and first.phases.dtype == torch.float32
+    assert first.freqs.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
 def layers_within_layers(depth: int, copies: int) -> Call:

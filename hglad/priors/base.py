@@ -240,9 +240,8 @@ class Generator(nn.Module):
         """
         last = len(self.layers) - 1
         if not 0 <= src <= dst <= last:
-            raise HgladError(
-                f"cannot advance from split point {src} to {dst}: expected 0 <= src <= dst <= {last}"
-            )
+            expected = f"0 <= src <= dst <= {last}"
+            raise HgladError(f"cannot advance from split point {src} to {dst}: expected {expected}")
         f = functional_call(self, latents.weights, (latents.w, latents.f, src, dst))
         return Latents(latents.w, f if latents.w is None else f.to(latents.w.dtype), latents.weights)
 

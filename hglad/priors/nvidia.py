@@ -273,9 +273,8 @@ def _build(network: Module, tensors: dict[str, Tensor]) -> StyleGANXL:
         raise HgladError(f"'{synthesis.where}' has {len(names)} layers: expected 4 to {MOST_LAYERS}")
     for name in names:
         if not (isinstance(name, str) and re.fullmatch(r"L\d{1,3}_\d{1,4}_\d{1,5}", name)):
-            raise HgladError(
-                f"'{synthesis.where}' has a layer {str(name)[:40]!r}: expected one like L0_36_512"
-            )
+            found = f"'{synthesis.where}' has a layer {str(name)[:40]!r}"
+            raise HgladError(f"{found}: expected one like L0_36_512")
     stem = _stem_settings(network, names, tensors)
     refusal = HgladError(f"no stem and heads give {network.integer('img_resolution')} px")
     for structure in _structures(network, names, tensors, stem["num_critical"]):

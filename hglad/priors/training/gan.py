@@ -135,9 +135,8 @@ class GANTraining:
         self.step_count += 1
         for name, loss in losses.items():
             if not torch.isfinite(loss):
-                raise HgladError(
-                    f"{name} loss is {loss.item()} at step {self.step_count}: lower lr ({self.settings.lr})"
-                )
+                advice = f"lower lr ({self.settings.lr})"
+                raise HgladError(f"{name} loss is {loss.item()} at step {self.step_count}: {advice}")
         return losses
 
     def _update_discriminator(self, fakes: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -186,10 +185,8 @@ class GANTraining:
         self.optimizers[index].step()
 
     def _real_batch(self) -> tuple[Tensor, Tensor]:
-        images = self.data.images
-        chosen = torch.randint(
-            len(images), (self.settings.batch_size,), generator=self.rng, device=images.device
-        )
+        images, size = self.data.images, self.settings.batch_size
+        chosen = torch.randint(len(images), (size,), generator=self.rng, device=images.device)
         return images[chosen].float() / 255, self.data.labels[chosen]
 
     def _fake_batch(self) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,8 @@ def draw_samples(
     known, device = max(1, generator.settings.c_dim), next(generator.parameters()).device
     for label in classes:
         if not 0 <= label < known:
-            raise HgladError(
-                f"class {label} does not exist: the generator has {known}, expected 0 to {known - 1}"
-            )
+            expected = f"the generator has {known}, expected 0 to {known - 1}"
+            raise HgladError(f"class {label} does not exist: {expected}")
     chosen = torch.tensor(classes or range(known), device=device)
     labels = chosen[torch.arange(count, device=device) * len(chosen) // count]
     rng = torch.Generator(device).manual_seed(seed)
@@ -127,14 +126,8 @@ def train_convnet(
     rng = torch.Generator().manual_seed(settings.seed)
     shape, classes = real.image_shape, len(real.classes)
     network = create_network("convnet", shape, classes, rng, depth=3, width=settings.width)
-    protocol = TrainingSettings(
-        epochs=settings.epochs,
-        batch_size=64,
-        lr=0.01,
-        augmentation="",
-        ema_decay=None,
-        precision=settings.precision,
-    )
+    own = {"epochs": settings.epochs, "precision": settings.precision}
+    protocol = TrainingSettings(**own, batch_size=64, lr=0.01, augmentation="", ema_decay=None)
     network = network.to(real.images.device)
     with progress_bar(settings.epochs, state.name if state else "classifier", "epoch") as bar:
 

@@ -45,12 +45,8 @@ def train_prior(settings: PriorSettings, out: Path | str, device: str = "cpu") -
     parts = out.with_suffix(".parts")
     guide = None
     if training.classifier_weight or training.feature_weight:
-        own = QualitySettings(
-            epochs=training.classifier_epochs,
-            width=training.classifier_width,
-            seed=training.seed,
-            precision=training.precision,
-        )
+        shape = {"epochs": training.classifier_epochs, "width": training.classifier_width}
+        own = QualitySettings(**shape, seed=training.seed, precision=training.precision)
         guide = train_convnet(real, real.images, real.labels, own, parts / key / "guide")
         guide.requires_grad_(False)
     run = GANTraining(real, training, guide)
@@ -99,13 +95,9 @@ def fit_to_data(settings: GANSettings, real: RealData) -> GANSettings:
         shape = {"img_resolution": height, "img_channels": channels, "c_dim": len(real.classes)}
         return settings.changed(generator=settings.generator.changed(**shape))
     network = with_stem(settings.stem, settings.generator)
-    made, expected = (
-        f"{channels} x {size} x {size} images of {classes} classes"
-        for channels, size, classes in (
-            (network.img_channels, network.resolution, network.c_dim),
-            (channels, height, len(real.classes)),
-        )
-    )
+    images = "{0} x {1} x {1} images of {2} classes"
+    made = images.format(network.img_channels, network.resolution, network.c_dim)
+    expected = images.format(channels, height, len(real.classes))
     if made != expected:
         raise HgladError(
             f"training.stem {settings.stem!r} with its heads makes {made}: expected {expected}, by another "
