@@ -309,7 +309,7 @@ def test_spectral_norms_are_folded(public):
         ({"img_resolution": 64}, "img_resolution is 64: expected 8, as its layers make"),
         ({"layers": ((True, 2, 2), (False, 4, 1))}, r"layers\[1\] of a generator goes from 4 to 1"),
         ({"layers": ((True, 2, 4), (False, 4, 1))}, r"layers\[0\] of a generator goes from 2 to 4"),
-        ({"layers": ()}, "layers is \\[\\]: expected at least 1 of them"),
+        ({"layers": ()}, "layers is \\[\\]: expected at least 1"),
         ({"attention_layer_position": 2}, "attention_layer_position is 2: expected null or 0 to 1"),
         ({"channel_width": 2}, "channel_width is 2: expected at least 4"),
         ({"n_stats": 0}, "n_stats is 0: expected at least 1"),
