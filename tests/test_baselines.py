@@ -1,7 +1,6 @@
 """Sets that nothing was optimized for, against the definitions worked out by brute force."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -61,19 +60,14 @@ def test_herding_keeps_the_mean_of_those_taken_nearest_to_the_mean_of_all(few_di
         assert chosen(found, few_digits, label) == taken
 
 
-@pytest.mark.parametrize("ipc", [2, 3])
-def test_k_center_goes_from_the_mean_to_the_farthest_and_covers_within_twice_the_best_radius(
-    few_digits, network, ipc
-):
-    found = k_center(few_digits, ipc, network)
+def test_k_center_goes_from_the_mean_to_the_farthest(few_digits, network):
+    found = k_center(few_digits, 3, network)
     for label in CLASSES:
         points, taken = points_of(few_digits, label, network), chosen(found, few_digits, label)
         assert taken[0] == np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()
-        for count in range(1, ipc):
+        for count in (1, 2):
             gap = np.linalg.norm(points[taken[count]] - points[taken[:count]], axis=1).min()
             assert gap == pytest.approx(radius(points, taken[:count]), rel=1e-5)
-        best = min(radius(points, list(centers)) for centers in combinations(range(len(points)), ipc))
-        assert best - 1e-6 <= radius(points, taken) <= 2 * best + 1e-6
 
 
 @pytest.mark.parametrize("select", SELECTIONS)

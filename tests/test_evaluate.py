@@ -20,7 +20,7 @@ from hglad.data.datasets import DataSet, load_data
 from hglad.errors import HgladError
 from hglad.evaluation import evaluate as module
 from hglad.evaluation import training as training_module
-from hglad.evaluation.baselines import full_set, random_real
+from hglad.evaluation.baselines import random_real
 from hglad.evaluation.evaluate import evaluate, evaluate_file, score_table
 from hglad.evaluation.sets import DistilledSet
 from hglad.evaluation.training import protocol, train_classifier
@@ -74,12 +74,6 @@ def test_a_real_subset_teaches_and_wrong_labels_do_not(real_set, digits, kind):
     assert score(next_class) < 10
 
 
-def test_one_hot_labels_score_as_the_classes_do(real_set, digits):
-    soft = replace(real_set, labels=F.one_hot(real_set.labels, 10).double())
-    rows = [evaluate(each, digits, SMALL, 2, HASTY) for each in (soft, real_set)]
-    assert rows[0].attrs == rows[1].attrs
-
-
 def test_training_images_normalize_and_test_images_count(real_set, digits):
     next_class = (digits.test.labels + 1) % 10
     images = digits.test.images[next_class.argsort(stable=True)]
@@ -92,16 +86,6 @@ def test_training_images_normalize_and_test_images_count(real_set, digits):
     shifted = replace(digits, train=replace(digits.train, mean=digits.train.mean + 0.2))
     both = [evaluate(real_set, each, SMALL, 2, HASTY)["accuracy"].tolist() for each in (digits, shifted)]
     assert both[0] != both[1], "not normalized with the statistics of the training split"
-
-
-def test_more_real_images_teach_more(real_set, digits):
-    sets = [full_set(digits.train), real_set, random_real(digits.train, 1, seed=0)]
-    settings = [replace(QUICK, epochs=6), QUICK, QUICK]
-    full, ten, one = (
-        evaluate(*pair, SMALL, 1, training)["accuracy"].item()
-        for pair, training in zip(((each, digits) for each in sets), settings, strict=True)
-    )
-    assert full > 90 and full > ten > one
 
 
 def test_each_architecture_has_its_own_protocol(real_set, digits):

@@ -99,7 +99,9 @@ def evaluate(
             done.update({(run.label, run.repeat): epoch for run in runs})
             bar.update(sum(done.values()) - bar.n)  # less, where memory ran out and they begin anew
 
-        confusions = [matrix for runs in groups for matrix in _confusions(runs, report)]
+        confusions = []
+        for runs in groups:
+            confusions += (_in_lockstep if _stack(runs) else _side_by_side)(runs, report)
     percent = [round(100 * matrix.trace().item() / matrix.sum().item(), 4) for matrix in confusions]
     frame = pd.DataFrame(
         {"network": run.label, "repeat": run.repeat, "accuracy": accuracy}
@@ -173,11 +175,6 @@ class _Run:
 
 
 Report = Callable[[Sequence[_Run], int], object]  # is called with runs and the number of epochs that they did
-
-
-def _confusions(runs: Sequence[_Run], report: Report) -> list[Tensor]:
-    """Confusion matrices of the networks of one architecture, trained together where that is faster."""
-    return _in_lockstep(runs, report) if _stack(runs) else _side_by_side(runs, report)
 
 
 def _stack(runs: Sequence[_Run]) -> bool:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.overrides import TorchFunctionMode
 
 from hglad.data.augmentation import Augmentation
@@ -107,7 +108,10 @@ def train_classifier(
             losses = train_epoch(network, optimizer, images, labels, normalize, settings, rng)
             check_losses(losses, epoch, optimizer.param_groups[0]["lr"])
             if average is not None:
-                _update_average(average, network, settings.ema_decay)
+                follow = get_ema_multi_avg_fn(settings.ema_decay)
+                follow(list(average.parameters()), list(network.parameters()), epoch)
+                for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+                    kept.copy_(current)
             if checkpoint.due:
                 checkpoint.save(_tensors(parts, rngs), epochs=epoch + 1)
             if progress is not None:
@@ -239,13 +243,6 @@ def check_losses(losses: Tensor, epoch: int, lr: float) -> None:
             f"the training loss{whose} is {losses[step, *repeat].item()} at step "
             f"{epoch * len(losses) + step} with lr {lr:g}; lower lr or look for images that are not finite"
         )
-
-
-@torch.no_grad()
-def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(current)
 
 
 # Networks in lockstep
