@@ -404,7 +404,7 @@ def prior_table(*priors: str) -> Table:
         card = prior_card(prior)
         quality, training = card.get("quality"), card.get("training", {})
         if quality is None:
-            drawn = f"none: weights drawn from seed {card['seed']}"
+            drawn = f"none: weights drawn from seed {card.get('seed')}"
             columns[prior] = {"training": drawn if "seed" in card else "not by this project"}
             continue
         columns[prior] = {
