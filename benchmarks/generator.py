@@ -121,7 +121,9 @@ def resample_by_zeros(x: Tensor, layer: SynthesisLayer) -> Tensor:
     grid = x.new_zeros(n, channels, size, up, size, up)
     grid[:, :, :, 0, :, 0] = x
     total = len(layer.up_matrix) + taps - 1 - size * up
-    low = ((layer.out_size - 1) * layer.down + 1 - size * up + taps + len(layer.down_filter) - 2 + up) // 2
+    low = (
+        (layer.plan.target.size - 1) * layer.down + 1 - size * up + taps + len(layer.down_filter) - 2 + up
+    ) // 2
     grid = F.pad(grid.reshape(n, channels, size * up, size * up), [low, total - low] * 2)
     return filter_axes(grid, layer.up_filter * up)
 

@@ -310,14 +310,22 @@ def explain(
     seed: Seed = 0,
     preset: Preset = None,
     assignments: Assignments = [],  # noqa: B006
+    stages: Annotated[bool, flag("stages", "Print the stages alone.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Print the stages of a run and their cost, without running it."""
+    """Print the settings of a run, where each comes from, its stages and their cost, without running it."""
+    import pandas as pd
+
     from hglad.analysis.tables import stage_table
+    from hglad.experiments.checks import explain as explain_settings
     from hglad.search.distillation import known_real, planned_stages
 
     _, settings = _resolved(config, objective, search, prior, ipc, seed, preset, assignments)
     images = ipc * len(known_real(settings.data).train.classes)
+    if not stages:
+        changes = _changes(config, objective, prior, ipc, preset, assignments)
+        rows = explain_settings(config, changes, objective=objective, search=search, ipc=ipc)
+        print(pd.DataFrame(rows, columns=["key", "value", "from"]).to_string(index=False), end="\n\n")
     print(stage_table(planned_stages(settings, device), images))
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from hglad.book import reference
 from hglad.book.build import build, stage
 from hglad.cli import main
 from hglad.experiments.checks import read_profile
@@ -225,3 +226,13 @@ def test_the_run_to_step_through_is_one_of_the_committed_results(tmp_path):
 def test_the_recipe_on_the_page_is_the_shipped_one():
     page = (ROOT / "book" / "generators.md").read_text().split("```yaml\n")[1].split("```")[0]
     assert yaml.safe_load(page) == yaml.safe_load((ROOT / "data/priors/random-32.yaml").read_text())
+
+
+def test_the_reference_of_settings_is_up_to_date():
+    text = reference.PAGE.read_text()
+    assert text == reference.page(text), "run python -m hglad.book.reference"
+    assert "`steps` <small>whole number from 1, default `1000`</small>\n: Optimi" in text
+    assert "  - `layer`, default `-1`: block whose feature maps are taken" in text
+    below = text.partition(reference.MARK)[2]
+    outside = re.sub(r"```.*?```|`[^`]*`", "", below, flags=re.DOTALL)
+    assert set(re.findall(r"(?<!\\)<[^>]*>", outside)) <= {"<small>", "</small>"}

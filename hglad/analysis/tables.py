@@ -440,7 +440,8 @@ def stage_table(stages: Sequence[object], images: int | None = None) -> Table:
     if images is not None:
         work = found["flops"] * images / 1e9
         shown = shown.assign(**{"GFLOP a step": work, "GFLOP": work * found["steps"]})
-        total = {"stage": "all", "steps": found["steps"].sum(), "GFLOP": (work * found["steps"]).sum()}
+        total = {"stage": "all", "split layer": "", "steps": found["steps"].sum()}
+        total["GFLOP"] = (work * found["steps"]).sum()
         shown = pd.concat([shown.astype({"stage": object}), pd.DataFrame([total])], ignore_index=True)
     return Table(shown, formats=formats)
 
