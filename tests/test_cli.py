@@ -328,7 +328,7 @@ def test_samples_and_layers_of_a_generator(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_terminated_run_leaves_no_process_behind(place):
     profile = tiny_profile()
-    profile["objectives"] = {"mtt": {"experts": {"count": 2, "epochs": 5000}}}
+    profile["objectives"] |= {"mtt": {"experts": {"count": 2, "epochs": 5000}}}
     Path("long.yaml").write_text(yaml.safe_dump(profile))
     command = [sys.executable, "-m", "hglad", "experts", "long.yaml", "--cores", "2", "--results", "r"]
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)

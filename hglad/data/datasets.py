@@ -445,7 +445,7 @@ for _name in sorted(IMAGENET_SUBSETS.keys() - {"imagenette"}):
 
 @DATA_SETS.register("folder")
 def _folder(request: Request) -> DataSet:
-    """any folder root/{train,test or val}/<class>/<image>; give the resolution"""
+    """any folder `root/{train,test or val}/<class>/<image>`; give the resolution"""
     root = _root(request, "the folder with train/ and test/ or val/")
     if request.resolution is None:
         advice = "expected pixels; give --resolution (data.resolution in a profile)"
