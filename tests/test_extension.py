@@ -61,7 +61,9 @@ def test_a_run_of_nothing_but_additions(tmp_path):
         versions = card["provenance"]["algorithms"]
         assert versions["objective mean_image"] == versions["metric mean_color"] == 1
     evaluations = [json.loads(path.read_text()) for path in tmp_path.glob("results/evaluations/*.json")]
-    assert {row["network"] for each in evaluations for row in each["rows"]} == {"One layer"}
+    rows = [row for each in evaluations for row in each["rows"]]
+    assert {row["network"] for row in rows} == {"One layer"}
+    assert {"4 steps"} <= {row.get("variant") for row in rows}
     offered = {
         "_HGLAD_COMPLETE": "complete_bash",
         "COMP_WORDS": "hglad explain x --objective m",
