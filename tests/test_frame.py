@@ -14,7 +14,8 @@ QUICK = {"epochs": 1, "batch_size": 256, "lr": 0.1, "augmentation": "", "ema_dec
 PROFILE = {
     "profile": "tiny",
     "data": {"name": "digits", "resolution": 8},
-    "surrogate": {"network": NETWORK, "augmentation": "", "batch_real": 4, "objectives": {"dm": {}}},
+    "surrogate": {"network": NETWORK, "augmentation": "", "batch_real": 4},
+    "objectives": {"dm": {}},
     "search": {"steps": 5, "layer": 1, "rates": "relative", "select_every": 1},
     "metric": {"network": NETWORK, "training": QUICK, "compared": ["feature"]},
     "evaluation": {"repeats": 2, "training": QUICK, "full_set": QUICK, "full_set_seeds": 1},

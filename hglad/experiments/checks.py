@@ -151,8 +151,12 @@ def open_experiment(
     if isinstance(profile, Profile):
         profile = profile_of(profile.to_dict(), changes)
     else:
-        own = PROJECT / "configs" / f"{profile}.yaml"
-        profile = read_profile(own if own.is_file() else profile, changes)
+        named = {path.stem: path for path in (PROJECT / "configs").glob("*.yaml")}
+        if profile not in named and not Path(profile).is_file():
+            raise HgladError(
+                f"no profile '{profile}': {suggestion(str(profile), named)} (or a path to a file)"
+            )
+        profile = read_profile(named.get(profile, profile), changes)
     store, experiment = Store.of_profile(profile.profile, results), make(profile)
     run_all(experiment.tasks(), store)
     return Opened(profile, store, experiment)
