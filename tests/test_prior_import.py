@@ -22,7 +22,8 @@ from hglad.cli import main
 from hglad.errors import HgladError
 from hglad.priors import load_prior, prior_card
 from hglad.priors import nvidia as nvidia_module
-from hglad.priors.nvidia import RELEASED, import_prior, is_allowed, read_generator
+from hglad.priors.files import RELEASED
+from hglad.priors.nvidia import import_prior, is_allowed, read_generator
 from hglad.priors.pickles import read_pickle
 from hglad.priors.stylegan_xl import Head, StyleGANXL, StyleGANXLSettings
 from hglad.storage import read_tensors

@@ -20,6 +20,12 @@ from hglad.provenance import versions_of
 from hglad.settings import Settings, fingerprint, suggestion
 from hglad.storage import read_json, read_tensors, write_json, write_tensors
 
+RELEASED = (
+    "imagenet16", "imagenet32", "imagenet64", "imagenet128", "imagenet256", "imagenet512", "imagenet1024",
+    "cifar10", "ffhq256", "ffhq512", "ffhq1024", "pokemon256", "pokemon512", "pokemon1024",
+)  # fmt: skip
+"""Networks that NVIDIA's and StyleGAN-XL's authors released, as `hglad prior import --name` knows them."""
+
 VERSION = 1  # of recipes; raise when the same one builds another generator
 SUFFIXES = (".safetensors", ".yaml")  # weights before recipes
 
@@ -152,8 +158,6 @@ def training_recipe(name: str) -> Path | None:
 
 def check_obtainable(key: str, name: str) -> None:
     """Raise `HgladError` for a generator that is not there and has no recipe, with what can be done."""
-    from hglad.priors.nvidia import RELEASED  # which writes such files itself
-
     if _is_there(name) or training_recipe(name):
         return
     folders = (PROJECT / "data" / "priors", PROJECT / "configs" / "priors")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hglad.errors import HgladError
 from hglad.priors.base import check_tensors
-from hglad.priors.files import save_prior
+from hglad.priors.files import RELEASED, save_prior
 from hglad.priors.pickles import (
     PARAMETERS,
     RECONSTRUCTORS,
@@ -36,10 +36,6 @@ from hglad.provenance import Stopwatch
 from hglad.registry import unknown
 
 ADDRESS = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models/{name}.pkl"
-RELEASED = (
-    "imagenet16", "imagenet32", "imagenet64", "imagenet128", "imagenet256", "imagenet512", "imagenet1024",
-    "cifar10", "ffhq256", "ffhq512", "ffhq1024", "pokemon256", "pokemon512", "pokemon1024",
-)  # fmt: skip
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 TORCH_MODULE = "torch.nn.modules."
 DICTIONARIES = {"collections.OrderedDict", "dnnlib.EasyDict", "dnnlib.util.EasyDict"}
