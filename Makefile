@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: reproduce book test lint bench clean help
+.PHONY: reproduce book test test-slow lint bench clean help
 
 PROFILE ?= digits
 WORKERS ?= 2
@@ -45,6 +45,11 @@ test: ## check style, tests, notebooks from nothing, committed notebooks and boo
 	$(call part,nbval,$(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 120 book/results/digits book/results/digits-search)
 	@echo "make test: all passed"; awk '{print; all += $$(NF - 1)} END {printf "%-16s %4d s\n", "all", all}' $(TEST)/times
 
+test-slow: export TQDM_DISABLE = 1
+test-slow: export OMP_NUM_THREADS = 1
+test-slow: .venv/.installed ## the tests that `make test` leaves out: kills, a cluster, the wheel, whole profiles
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m slow tests
+
 lint: .venv/.installed ## check the style of the code and that notebook templates hold no output
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +63,7 @@ clean: ## delete everything computed or built; the environment (.venv) stays
 	rm -rf _build .pytest_cache .ruff_cache
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 # The stamp is written last, so an interrupted installation goes on at the next call: packages that are there at the
 # right version are not fetched again.
