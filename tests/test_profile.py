@@ -321,6 +321,7 @@ def test_every_value_is_explained_with_its_source():
     assert found["evaluation.training.precision"] == ("bfloat16", "profile")
     assert found["evaluation.training.augmentation"][1] == "overrides[0]"
     assert found["networks.ConvNet-3.depth"] == (3, "profile")
+    assert {key.split(".")[1] for key in found if key.startswith("objectives.")} == {"dm"}
     resolved = read_profile(CONFIGS / "cifar10.yaml").resolved(objective="dm", search="hierarchical", ipc=10)
     own = {
         key.removeprefix("search."): value for key, (value, _) in found.items() if key.startswith("search.")

@@ -430,7 +430,8 @@ def explain(
         run: keys of `When`, such as objective="dm".
 
     Returns:
-        Dotted key, value, and its source: `default`, `protocol`, `profile`, `overrides[2]` or `--set`.
+        Dotted key, value, and its source: `default`, `protocol`, `profile`, `overrides[2]` or `--set`; not
+        the options of objectives that the runs do not have.
 
     Raises:
         HgladError: as `read_profile` does.
@@ -440,6 +441,8 @@ def explain(
     profile = read_profile(path, {key: value for key, value in changes.items() if key not in own})
     resolved = profile.resolved(**run).with_values(own, "--set ")
     for key, value in _leaves(resolved.model_dump(exclude={"overrides"})):
+        if key.startswith("objectives.") and key.split(".")[1] != run.get("objective", key.split(".")[1]):
+            continue  # of an objective that these runs do not have
         source = "profile" if _is_given(given, key) else "default"
         if (
             source == "default"
